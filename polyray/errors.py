@@ -6,12 +6,11 @@
     ├── DataError (ValueError)        a task or data file: exit code 2
     │   └── MissingFile               no such file on this machine; another one may have it (a ConfigError, too)
     ├── ResourceError                 CPUs, ports, memory the machine does not have: exit code 2
+    ├── MonitorStopped                a monitor with action=stop raised its alarm
     ├── RolloutError                  an engine or a rollout worker
-    │   └── EngineMismatch            engine and learner have drifted apart, and the run was to stop then
     ├── RewardError                   a reward function or the reward service
-    │   ├── JudgeError                an LLM judge whose endpoint refuses, or whose answers cannot be used
-    │   │   └── BudgetReached         the judge's budget is spent
-    │   └── OverOptimised             the reward rises while a second opinion falls, and the run was to stop then
+    │   └── JudgeError                an LLM judge whose endpoint refuses, or whose answers cannot be used
+    │       └── BudgetReached         the judge's budget is spent
     ├── WeightSyncError                 getting a policy version into the engines
     │   └── WeightSyncMismatch        an engine does not serve the version it was given
     ├── SandboxError                  running an untrusted program
@@ -115,14 +114,14 @@ class ResourceError(PolyrayError):
     permanent = True
 
 
-class RolloutError(PolyrayError):
-    """An inference engine or its worker failed."""
-
-
-class EngineMismatch(RolloutError):
-    """Engine and learner have drifted apart; the training so far is kept."""
+class MonitorStopped(PolyrayError):
+    """A monitor with action=stop raised its alarm; the newest checkpoint stays."""
 
     permanent = True
+
+
+class RolloutError(PolyrayError):
+    """An inference engine or its worker failed."""
 
 
 class RewardError(PolyrayError):
@@ -137,16 +136,6 @@ class JudgeError(RewardError):
 
 class BudgetReached(JudgeError):
     """A judge's budget is spent; what was judged stays, and a larger budget continues there."""
-
-
-class DiversityCollapsed(PolyrayError):
-    """The run's alarm for a collapse of diversity went off, and was to end it."""
-
-    permanent = True
-
-
-class OverOptimised(RewardError):
-    """The trained reward and the second opinion have parted; what was trained so far is kept."""
 
 
 class WeightSyncError(PolyrayError):

@@ -21,6 +21,12 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 LISTED_FILES = 3
 """Files named beside one that is missing."""
+MONITORED: Mapping[str, tuple[str, ...]] = {
+    "mismatch_alarm": ("@mismatch", "@low_ess"),
+    "over_optimisation": ("@over_optimisation",),
+    "dynamics.collapse_alarm": ("@collapse",),
+}
+"""Key of a former alarm -> presets of `monitors` that replace it."""
 
 
 def load_config(model: type[ModelT], path: str | Path, overrides: Sequence[str] = ()) -> ModelT:
@@ -127,6 +133,10 @@ def _explain(item: Any, model: type[BaseModel]) -> str:
     location = [str(part) for part in item["loc"]]
     key = ".".join(_follow(model, location)[0])
     if item["type"] == "extra_forbidden":
+        if key in MONITORED:
+            entries = ", ".join(f'"{name}"' for name in MONITORED[key])
+            changed = f'{{preset: "{MONITORED[key][0]}", action: stop}}'
+            return f"unknown key {key!r}; did you mean 'monitors'? Write monitors: [{entries}], or {changed} in it"
         known = [name for candidate in _follow(model, location[:-1])[1] for name in candidate.model_fields]
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         section = key.rpartition(".")[0]

@@ -10,6 +10,7 @@ are keys beside its name:
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,20 +57,26 @@ def is_preset(value: Any) -> bool:
 
 
 def expanded(value: Any) -> Any:
-    """Replaces a preset by its block and applies the changes beside it.
+    """Replaces an algorithm preset by its block and applies the changes beside it; see `expanded_from`."""
+    blocks = {name: preset.algorithm for name, preset in presets().items()}
+    return expanded_from(value, blocks, "polyray train --list-algorithms lists all")
 
-    Anything else is returned as it is. Raises ValueError for an unknown preset.
+
+def expanded_from(value: Any, blocks: Mapping[str, dict[str, Any]], hint: str) -> Any:
+    """Replaces the name of a preset by its block and applies the changes beside it.
+
+    Anything else is returned as it is. Raises ValueError for an unknown preset, with `hint` unless a name is near.
     """
     changes = {KEY: value} if isinstance(value, str) else value
     if not isinstance(changes, dict) or KEY not in changes:
         return value
     given = str(changes[KEY])
     name = given.removeprefix(MARK)
-    if name == given or name not in presets():
-        near = difflib.get_close_matches(name, presets(), n=1, cutoff=0.5)
-        hint = f"did you mean {MARK}{near[0]}?" if near else "polyray train --list-algorithms lists all"
+    if name == given or name not in blocks:
+        near = difflib.get_close_matches(name, blocks, n=1, cutoff=0.5)
+        hint = f"did you mean {MARK}{near[0]}?" if near else hint
         raise ValueError(f"there is no preset {given!r}; {hint}")
-    return _changed(presets()[name].algorithm, {key: new for key, new in changes.items() if key != KEY})
+    return _changed(blocks[name], {key: new for key, new in changes.items() if key != KEY})
 
 
 def label(value: Any) -> str | None:

@@ -11,17 +11,16 @@ from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PassAtKSpec, Polyc
 from polyray.config.base import StrictModel
 from polyray.config.checker import CheckerSpec
 from polyray.config.delivery import DeliverySpec, check_quantised
-from polyray.config.dynamics import DynamicsSpec, Rounds
 from polyray.config.evaluation import EvaluationSpec
 from polyray.config.idle import check_idle
 from polyray.config.judge import MAX_CLUSTER_CANDIDATES, JudgingSpec
 from polyray.config.learner import LearnerSpec
-from polyray.config.mismatch import MismatchAlarmSpec
 from polyray.config.model import ModelSpec, check_whole_base
+from polyray.config.monitors import MonitorSpec, check_names, preset_monitors
 from polyray.config.objective import OfSetsSpec
-from polyray.config.over_optimisation import OverOptimisationSpec
-from polyray.config.passes import INSTEAD, check_metric, counts_passes, has_passes
+from polyray.config.passes import INSTEAD, check_metric, has_passes
 from polyray.config.paths import FilePath
+from polyray.config.periodic_eval import DynamicsSpec, EvalPlan, TrainingEvaluationSpec
 from polyray.config.presets import label
 from polyray.config.prompts import ShortArm
 from polyray.config.reward import (
@@ -39,7 +38,6 @@ from polyray.config.supervised_term import SupervisedTermSpec
 from polyray.config.task import HiddenTrapGridSpec, TaskSpec
 from polyray.config.text_tasks import TextTaskSpec
 from polyray.config.tracking import TrackerSpec
-from polyray.config.training_evaluation import TrainingEvaluationSpec
 
 ALGORITHM_IN_NAME = "{algorithm}"
 
@@ -65,11 +63,9 @@ class TrainConfig(RunBase):
     second_opinion: RewardSpec | None = Field(
         default=None, description="scored and logged beside `reward`, never optimised"
     )
-    over_optimisation: OverOptimisationSpec | None = Field(
-        default=None, description="watch `reward` rise while `second_opinion` falls"
-    )
-    mismatch_alarm: MismatchAlarmSpec | None = Field(
-        default=MismatchAlarmSpec(), description="watch the engines and the learner drift apart; null: do not"
+    monitors: tuple[MonitorSpec, ...] = Field(
+        default_factory=lambda: preset_monitors("mismatch", "low_ess", "collapse"),
+        description='alarms; by default ["@mismatch", "@low_ess", "@collapse"], replaced by a list of your own',
     )
     diversity: DiversitySpec = DiversitySpec()
     rollout: RolloutSpec = RolloutSpec()
@@ -86,8 +82,7 @@ class TrainConfig(RunBase):
     )
     dynamics: DynamicsSpec | None = Field(
         default=DynamicsSpec(),
-        description="quality and diversity over time, in the rounds of `evaluation` where that is set, and the "
-        "alarm for a collapse; null: none",
+        description="quality and diversity over time, in the rounds of `evaluation` where that is set; null: none",
     )
     tracking: tuple[TrackerSpec, ...] = Field(
         default=(), description="trackers that also show metrics.jsonl, e.g. [{type: tensorboard}]"
@@ -109,17 +104,17 @@ class TrainConfig(RunBase):
         return is_elsewhere(self.reward, self.second_opinion, self.diversity)
 
     @property
-    def rounds(self) -> Rounds | None:
+    def eval_plan(self) -> EvalPlan | None:
         """Rounds on the fixed prompts; None: no rounds."""
         steps, dynamics = self.learner.steps, self.dynamics
         if self.evaluation is not None:
-            rounds = self.evaluation.rounds(steps)
+            plan = self.evaluation.plan(steps)
         elif dynamics is not None:
-            rounds = dynamics.rounds(steps, self.rollout.prompts_per_step * self.rollout.group_size)
+            plan = dynamics.plan(steps, self.rollout.prompts_per_step * self.rollout.group_size)
         else:
             return None
         return replace(
-            rounds,
+            plan,
             semantic_distances=self.diversity.source == "embedding",
             encoder=None if dynamics is None else dynamics.encoder_for(self.task),
         )
@@ -146,12 +141,9 @@ class TrainConfig(RunBase):
                 object.__setattr__(self, "evaluation", by_reward)
         if self.learner.best_metric is not None:
             check_metric("learner.best_metric", self.learner.best_metric, self.reward, self.task)
-        alarm = None if self.dynamics is None else self.dynamics.collapse_alarm
-        if alarm is not None and counts_passes(alarm.metric) and not has_passes(self.reward, self.task):
-            raise ValueError(
-                f"dynamics.collapse_alarm.metric={alarm.metric!r} counts completions with a reward of 1, and "
-                f"reward.type={self.reward.type} with task.type={self.task.type} gives none; use diversity"
-            )
+        for monitor in self.monitors:
+            for metric in monitor.metrics:
+                check_metric(f"metric of monitor {monitor.name}", metric, self.reward, self.task)
         if isinstance(self.algorithm, PassAtKSpec) and not has_passes(self.reward, self.task):
             raise ValueError(
                 "algorithm.type=pass_at_k learns from completions with a reward of 1, and "
@@ -162,6 +154,7 @@ class TrainConfig(RunBase):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
+        check_names(self.monitors)
         check_idle(self.algorithm)
         _check_group(self.algorithm, self.rollout)
         _check_ranks(self.learner, self.rollout)
@@ -172,9 +165,9 @@ class TrainConfig(RunBase):
         check_whole_base(self.model, self.learner.sharding)
         if self.second_opinion is not None:
             check_no_service(self.second_opinion, "second_opinion")
-        elif self.over_optimisation is not None:
+        elif watching := [item.name for item in self.monitors if item.needs_second_opinion]:
             raise ValueError(
-                "over_optimisation compares reward with second_opinion, and there is none; name one, e.g. "
+                f"monitor {watching[0]} reads second_opinion, and there is none; name one, e.g. "
                 "second_opinion: {type: engagement, path: runs/reward-eval/model}"
             )
         if self.model.lora.dropout > 0:

@@ -7,10 +7,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from polyray.config.dynamics import DynamicsSpec, Rounds
 from polyray.config.idle import check_idle
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec, check_whole_base
+from polyray.config.monitors import MonitorSpec, check_names, preset_monitors
+from polyray.config.periodic_eval import DynamicsSpec, EvalPlan
 from polyray.config.run_base import RunBase
 from polyray.config.supervised import (
     BaLoraSpec,
@@ -39,6 +40,10 @@ class SftConfig(RunBase):
     dynamics: DynamicsSpec | None = Field(
         default=DynamicsSpec(), description="quality and diversity over time; null: not measured"
     )
+    monitors: tuple[MonitorSpec, ...] = Field(
+        default_factory=lambda: preset_monitors("collapse"),
+        description='alarms; by default ["@collapse"], replaced by a list of your own',
+    )
     demonstrations_per_step: int = Field(default=64, ge=1, description="demonstrations of an optimiser step")
     epochs: float | None = Field(
         default=None, gt=0, description="passes over the rows of data.type=jsonl; replaces learner.steps"
@@ -52,15 +57,16 @@ class SftConfig(RunBase):
         default=False, description="several rows in one sequence of max_tokens, unseen by each other"
     )
 
-    def rounds(self, num_steps: int) -> Rounds | None:
+    def eval_plan(self, num_steps: int) -> EvalPlan | None:
         """Rounds on the fixed prompts; None: no rounds."""
         if self.dynamics is None:
             return None
-        rounds = self.dynamics.rounds(num_steps, self.demonstrations_per_step)
-        return replace(rounds, encoder=self.dynamics.encoder_for(self.task))
+        plan = self.dynamics.plan(num_steps, self.demonstrations_per_step)
+        return replace(plan, encoder=self.dynamics.encoder_for(self.task))
 
     @model_validator(mode="after")
     def _objective_fits(self) -> SftConfig:
+        check_names(self.monitors)
         check_whole_base(self.model, self.learner.sharding)
         if isinstance(self.objective, BaLoraSpec) and (self.model.warm_start or self.model.lora.dropout > 0):
             raise ValueError(

@@ -170,8 +170,8 @@ def _read_training(
     with missing.noted():
         task = build_task(config.task)
         task.training_prompt(0, config.seed)
-        if config.rounds is not None:
-            fixed = validation_prompts(config.rounds, task, config.seed)
+        if config.eval_plan is not None:
+            fixed = validation_prompts(config.eval_plan, task, config.seed)
     missing.raise_if_any()
     assert reward is not None and task is not None
     if base is not None:

@@ -90,21 +90,23 @@ def train(
 
 def _summary(config: TrainConfig, directory: RunDirectory) -> dict[str, Any]:
     """Content of DONE: the adapter, the steps and why they ended, the best version."""
-    from polyray.learner.validation_record import ValidationRecord
+    from polyray.periodic_eval import EarlyStopping
     from polyray.runs.jsonl import read_jsonl
 
     paths = directory.paths
     summary: dict[str, Any] = {"adapter": str(paths.adapter), "steps": config.learner.steps}
     if config.evaluation is None:
         return summary
-    record = ValidationRecord.from_lines(config.evaluation, read_jsonl(paths.dynamics))
-    if record.is_over:
-        summary |= {"steps": len(read_jsonl(paths.metrics)), "ended": record.why_over()}
-    if record.best is not None:
+    metric = config.evaluation.best_metric
+    results = [(line["version"], line.get(metric)) for line in read_jsonl(paths.dynamics)]
+    stopping = EarlyStopping.of(config.evaluation, results)
+    if stopping.is_over:
+        summary |= {"steps": len(read_jsonl(paths.metrics)), "ended": stopping.why_over(metric)}
+    if stopping.best is not None:
         summary["best"] = {
             "adapter": str(paths.best),
-            "version": record.best.version,
-            config.evaluation.best_metric: record.best.value,
+            "version": stopping.best.version,
+            metric: stopping.best.value,
         }
     return summary
 

@@ -18,9 +18,6 @@ from typing import Any, Protocol
 import ray
 import ray.exceptions
 
-from polyray.config.dynamics import COLLAPSED, collapse_text
-from polyray.config.mismatch import mismatch_text
-from polyray.config.over_optimisation import alarm_text
 from polyray.config.run import TrainConfig
 from polyray.errors import RolloutError, Stopped
 from polyray.orchestrator.coordinator import RESTARTING
@@ -168,7 +165,7 @@ class _Coordinated:
         self._incidents = incidents
         self._cost = cost
         self._seen = 0
-        self._alarms_shown: set[str] = set()
+        self._alarms_seen = 0
         self._draining = False
         self.is_starting = True
         self.step = 0
@@ -202,7 +199,9 @@ class _Coordinated:
             if incident["kind"] != "failure":  # the job ends with it
                 self._display.note(f"{incident['kind']}: {incident['message'].splitlines()[0]}")
         self._seen += len(state["incidents"])
-        show_alarms(self._config, state, self._alarms_shown, self._display)
+        for text in state["alarms"][self._alarms_seen :]:
+            self._display.note(text)
+        self._alarms_seen = len(state["alarms"])
 
     def drain(self, signal_name: str) -> None:
         """See `Watched`."""
@@ -265,22 +264,6 @@ def _latest(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         return None
     losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
     return {"eval_loss": losses[-1] if losses else None, **lines[-1]}
-
-
-def show_alarms(config: TrainConfig, state: Mapping[str, Any], shown: set[str], display: Display) -> None:
-    """Says each alarm once, with what to do; metrics.jsonl has every step of it."""
-    texts: list[str] = []
-    if state["alarms"] and config.over_optimisation is not None:
-        texts.append(alarm_text(config.over_optimisation))
-    collapse = None if config.dynamics is None else config.dynamics.collapse_alarm
-    if collapse is not None and state["metrics"].get(COLLAPSED):
-        texts.append(collapse_text(collapse))
-    if state["metrics"].get("mismatch_alarms") and config.mismatch_alarm is not None:
-        texts.append(mismatch_text(config.mismatch_alarm))
-    for text in texts:
-        if text not in shown:
-            shown.add(text)
-            display.note(text)
 
 
 def shown_metrics(config: TrainConfig, metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,13 +13,12 @@ from typing import Any, Protocol
 
 from polyray.config.run import TrainConfig
 from polyray.learner.checkpoints import CheckpointStore
-from polyray.learner.mismatch import TOTAL
+from polyray.learner.periodic_eval import EvalResults
 from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
 from polyray.learner.step_result import StepResult
-from polyray.learner.validating import Validating
 from polyray.models.adapter import PolicyUpdate
-from polyray.periodic_eval.validation import UNVALIDATED
+from polyray.periodic_eval import UNVALIDATED
 from polyray.types import StepMetrics, TrainingBatch
 
 
@@ -44,7 +43,7 @@ class Coordination(Protocol):
         ...
 
     def validation(self, version: int, wait: bool) -> Mapping[str, float] | None:
-        """Rank 0 only: what the fixed prompts say of a published version, see periodic_eval/validation.py.
+        """Rank 0 only: what the fixed prompts say of a published version, see periodic_eval.py.
 
         Without `wait` None says: not yet; with it: the run was stopped.
         """
@@ -75,7 +74,7 @@ def run_learner(
     learner, store = config.learner, CheckpointStore(config, files.checkpoints_dir)
     restored = policy.restore(store.newest())
     step, attempt = restored.step, coordination.begin_attempt(restored.snapshot)
-    watching = Validating(config, files.run_dir, policy.write_adapter)
+    watching = EvalResults(config, files.run_dir, policy.write_adapter)
     watching.restore(restored.validation, restored.files, writes=rank == 0)
     main = _MainRank(config, policy, files, coordination, watching, store, attempt) if rank == 0 else None
     if main is None:
@@ -126,7 +125,7 @@ class _MainRank:
         policy: Policy,
         files: RunFiles,
         coordination: Coordination,
-        watching: Validating,
+        watching: EvalResults,
         store: CheckpointStore,
         attempt: int,
     ) -> None:
@@ -161,8 +160,7 @@ class _MainRank:
         values = {**metrics, **self._watching.for_next_line()}
         advantages = self._policy.learner.trained_advantages
         line = self._files.write_step(step - 1, batch, values, timings, advantages)
-        alarms = {TOTAL: self._files.mismatch_alarms} if self._files.mismatch_alarms else {}
-        self._coordination.report({**line, **self._watching.newest, **alarms})
+        self._coordination.report({**line, **self._watching.newest})
         if not self._watching.is_over:
             return StepResult.GO_ON
         if not kept:  # that it would be the last was not known before

@@ -1,6 +1,6 @@
 """Files that rank 0 writes while training: metrics.jsonl, rollouts.jsonl and ledger.jsonl.
 
-validating.py writes dynamics.jsonl and best/, checkpoints.py writes checkpoints/.
+periodic_eval.py writes dynamics.jsonl and best/, checkpoints.py writes checkpoints/.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from polyray.config.run import TrainConfig
-from polyray.learner.mismatch import MismatchWatch
-from polyray.learner.over_optimisation import SecondOpinionWatch
+from polyray.learner.group_metrics import SecondOpinionGap
+from polyray.learner.monitors import Monitors
 from polyray.runs.jsonl import JsonlWriter, cut_jsonl, read_jsonl
 from polyray.types import METRIC_KEYS, ScoredGroup, StepMetrics, TrainingBatch
 
@@ -37,8 +37,8 @@ class RunFiles:
         for path in (self._metrics_path, self._rollouts_path, self._ledger_path):
             cut_jsonl(path, lambda line: line["step"] < step)
         lines = read_jsonl(self._metrics_path)
-        self._watch = SecondOpinionWatch(self._config.over_optimisation, lines)
-        self._mismatch = MismatchWatch(self._config.mismatch_alarm, lines)
+        self._gap = SecondOpinionGap(lines)
+        self._monitors = Monitors(self._config.monitors, lines)
         self._scores = {line["policy_version"]: self._score(line) for line in lines}
         self._metrics = JsonlWriter(self._metrics_path)
         self._rollouts = JsonlWriter(self._rollouts_path)
@@ -65,8 +65,8 @@ class RunFiles:
             **timings,
             "idle_learn": max(0.0, 1 - timings["learn_s"] / timings["step_s"]),
         }
-        values |= self._watch.observe(values)
-        values |= self._mismatch.observe(values)
+        values |= self._gap.observe(values)
+        values |= self._monitors.observe(values)
         order = [*METRIC_KEYS, *sorted(set(values) - set(METRIC_KEYS))]
         line: StepMetrics = {key: values[key] for key in order}
         logged = self._config.rollouts_logged_per_step
@@ -77,11 +77,6 @@ class RunFiles:
         self._metrics.write(line)
         self._scores[step + 1] = self._score(line)
         return line
-
-    @property
-    def mismatch_alarms(self) -> int:
-        """Steps with the alarm so far."""
-        return self._mismatch.total
 
     @property
     def scores(self) -> dict[int, float]:

@@ -23,7 +23,7 @@ from polyray.learner.batch import Row, RowBatch, build_row_batch, micro_batches,
 from polyray.learner.covariance import with_chosen_tokens
 from polyray.learner.fsdp_padding import dummy_pass, in_lockstep
 from polyray.learner.gradient_parts import gradient_parts
-from polyray.learner.group_metrics import add_group_metrics, finished_metrics
+from polyray.learner.group_metrics import add_group_metrics, add_second_opinion, finished_metrics
 from polyray.learner.old_logprobs import (
     compute_old,
     compute_reference,
@@ -31,7 +31,6 @@ from polyray.learner.old_logprobs import (
     needs_proximal,
     watched_groups,
 )
-from polyray.learner.over_optimisation import add_second_opinion
 from polyray.learner.reduce import Sums, rank, sum_gradients, world_size
 from polyray.learner.supervised_term import SupervisedTerm
 from polyray.learner.token_loss import token_loss

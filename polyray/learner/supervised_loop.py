@@ -1,7 +1,7 @@
 """The SFT loop, without Ray: LoRA on demonstrations, evaluated, checkpointed and resumable.
 
 Which rows a step sees, and what dropout draws, follow from (seed, step, rank) alone, so a resumed run is the
-same run. The step itself is supervised.py, validation and samples are supervised_evaluation.py.
+same run. The step itself is supervised.py, validation and samples are supervised_eval.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,22 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 
+from polyray.config.periodic_eval import EvalSchedule
 from polyray.config.run import SftConfig
 from polyray.config.supervised import BaLoraSpec
 from polyray.errors import ConfigError
 from polyray.learner.demonstrations import Demonstrations, load_demonstrations
+from polyray.learner.monitors import Monitors, stop_reason
 from polyray.learner.optim import build_optimizer, build_scheduler
-from polyray.learner.reduce import mean_over_ranks
+from polyray.learner.reduce import from_rank_0, mean_over_ranks
 from polyray.learner.state import newest_checkpoint, restore_checkpoint, save_checkpoint
 from polyray.learner.stopping import agreed_to_stop
 from polyray.learner.supervised import demonstration_batches, row_batches, supervised_step
-from polyray.learner.supervised_dynamics import SupervisedDynamics
-from polyray.learner.supervised_evaluation import Patience, is_evaluated, validation_loss, write_samples
+from polyray.learner.supervised_eval import (
+    SupervisedDynamics,
+    validation_loss,
+    write_samples,
+)
 from polyray.learner.supervised_objectives import build_batch_loss
 from polyray.models.adapter_files import read_adapter, start_manifest, write_adapter
 from polyray.models.base_files import base_fingerprint
@@ -38,7 +43,8 @@ from polyray.models.lora import attach_adapter, save_adapter
 from polyray.models.packing import PACKABLE_MODEL_TYPES, is_packable
 from polyray.models.pissa import save_plain_lora, start_from_principal_components
 from polyray.models.sharding import shard_base
-from polyray.runs.jsonl import JsonlWriter, before_step, cut_jsonl
+from polyray.periodic_eval import EarlyStopping
+from polyray.runs.jsonl import JsonlWriter, before_step, cut_jsonl, read_jsonl
 from polyray.seeds import sample_seed
 
 
@@ -62,7 +68,7 @@ class SupervisedRun:
 
 @dataclass(slots=True)
 class _Training:
-    """State that `_start` prepares; `step` and `patience` advance."""
+    """State that `_start` prepares; `step` and `stopping` advance."""
 
     model: Any
     optimizer: Optimizer
@@ -72,9 +78,16 @@ class _Training:
     manifest: dict[str, Any]
     pad_id: int
     dynamics: SupervisedDynamics
+    monitors: Monitors
     step: int
     """Completed steps."""
-    patience: Patience
+    stopping: EarlyStopping | None
+    """None: training goes to its last step."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether patience has run out."""
+        return self.stopping is not None and self.stopping.is_over
 
 
 def run_supervised(
@@ -82,31 +95,39 @@ def run_supervised(
 ) -> None:
     """Train from the newest checkpoint to the last step, or until early stopping, and write adapter/.
 
-    If the driver asks for a stop, training ends after the current step, with a checkpoint and without an adapter.
-    `parallel` wraps the model for data parallelism; `reported` is called on every rank after each checkpoint.
+    If the driver asks for a stop, training ends after the current step, with a checkpoint and without an adapter. The
+    alarm of a monitor with action=stop does the same and raises MonitorStopped. `parallel` wraps the model for data
+    parallelism; `reported` is called on every rank after each checkpoint.
     """
-    learner, stopping = run.config.learner, run.config.evaluation.early_stopping
+    learner = run.config.learner
     training = _start(run)
     wrapped = parallel(training.model)
     wrapped.train()
     num_steps = training.data.num_steps
+    schedule = EvalSchedule(run.config.evaluation.every, num_steps)
     training.dynamics.record(training.model, training.step)
-    over = training.step >= num_steps or training.patience.is_over(stopping)
+    over = training.step >= num_steps or training.is_over
     asked = agreed_to_stop(run.run_dir, run.rank)
-    while not over and not asked:
+    may_stop = any(monitor.action == "stop" for monitor in run.config.monitors)
+    alarm = None
+    while not (over or asked or alarm):
         line = _train_step(run, training, wrapped)
-        if is_evaluated(run.config.evaluation, training.step, num_steps):
+        if schedule.due(training.step):
             line["eval_loss"] = _evaluate(run, training)
-        over = training.step == num_steps or training.patience.is_over(stopping)
+        over = training.step == num_steps or training.is_over
         line |= training.dynamics.record(training.model, training.step, over)
         if run.rank == 0:
+            line |= training.monitors.observe(line)
             with JsonlWriter(run.run_dir / "metrics.jsonl") as writer:
                 writer.write(line)
+        alarm = from_rank_0(stop_reason(run.config.monitors, line)) if may_stop else None
         asked = agreed_to_stop(run.run_dir, run.rank)
-        if training.step % learner.checkpoint_every == 0 or over or asked:
+        if training.step % learner.checkpoint_every == 0 or over or asked or alarm:
             if run.rank == 0:
                 _save(run, training)
             reported({**line, "step": training.step})
+    if alarm is not None:
+        raise alarm
     if over and run.rank == 0:
         _finish(run, training)
 
@@ -142,9 +163,12 @@ def _start(run: SupervisedRun) -> _Training:
     scheduler = build_scheduler(optimizer, learner)
     pad_id: Any = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     manifest = start_manifest(config.name, base_sha256, config.model.warm_start)
-    step, patience = _resume(run, data.sha256, manifest, model, optimizer, scheduler)
+    step, stopping = _resume(run, data.sha256, manifest, model, optimizer, scheduler)
     dynamics = SupervisedDynamics(config, data.num_steps, tokenizer, run.run_dir, step, writes=run.rank == 0)
-    return _Training(model, optimizer, scheduler, tokenizer, data, manifest, pad_id, dynamics, step, patience)
+    monitors = Monitors(config.monitors, read_jsonl(run.run_dir / "metrics.jsonl") if run.rank == 0 else [])
+    return _Training(
+        model, optimizer, scheduler, tokenizer, data, manifest, pad_id, dynamics, monitors, step, stopping
+    )
 
 
 def _resume(
@@ -154,12 +178,12 @@ def _resume(
     model: Any,
     optimizer: Optimizer,
     scheduler: LambdaLR,
-) -> tuple[int, Patience]:
+) -> tuple[int, EarlyStopping | None]:
     """Restore everything from the newest checkpoint; returns its steps and the state of early stopping.
 
     Raises ConfigError where the rows, the base or the warm start are no longer those of the checkpoint.
     """
-    step, patience = 0, Patience()
+    step, history = 0, []
     checkpoint = newest_checkpoint(run.run_dir / "checkpoints")
     if checkpoint is not None:
         if checkpoint.extra.get("rows_sha256") != rows_sha256:
@@ -168,13 +192,14 @@ def _resume(
                 "restore the data file, or start a run under another name"
             )
         restore_checkpoint(checkpoint, model, optimizer, scheduler, adapter_manifest=manifest)
-        step, patience = checkpoint.step, Patience.restored(checkpoint.extra)
+        step, history = checkpoint.step, checkpoint.extra.get("evaluations", [])
     if run.rank == 0:
         cut_jsonl(run.run_dir / "metrics.jsonl", before_step(step))
         for path in (run.run_dir / "samples").glob("step-*.jsonl"):
             if path.name > f"step-{step:06d}.jsonl":
                 path.unlink()
-    return step, patience
+    spec = run.config.evaluation.early_stopping
+    return step, None if spec is None else EarlyStopping("min", spec.min_delta, spec.patience, history)
 
 
 def _train_step(run: SupervisedRun, training: _Training, wrapped: Any) -> dict[str, float]:
@@ -220,10 +245,8 @@ def _evaluate(run: SupervisedRun, training: _Training) -> float:
         config.max_tokens if config.packing else None,
     )
     loss = validation_loss(training.model, batches)
-    if spec.early_stopping is not None:
-        training.patience = training.patience.after(loss, training.step, spec.early_stopping.min_delta)
-        if run.rank == 0 and training.patience.best_step == training.step:
-            _save_policy(run, training, _best_dir(run, training.patience))
+    if training.stopping is not None and training.stopping.observe(training.step, loss) and run.rank == 0:
+        _save_policy(run, training, _best_dir(run, training.stopping))
     if spec.num_samples:
         path = run.run_dir / "samples" / f"step-{training.step:06d}.jsonl"
         write_samples(
@@ -240,6 +263,7 @@ def _evaluate(run: SupervisedRun, training: _Training) -> float:
 
 def _save(run: SupervisedRun, training: _Training) -> None:
     """A checkpoint; only then do older best adapters go, because a resume could still need them."""
+    history = [] if training.stopping is None else training.stopping.history
     save_checkpoint(
         run.run_dir / "checkpoints",
         training.step,
@@ -247,10 +271,12 @@ def _save(run: SupervisedRun, training: _Training) -> None:
         training.optimizer,
         training.scheduler,
         adapter_manifest=training.manifest,
-        extra={"early_stopping": asdict(training.patience), "rows_sha256": training.data.sha256},
+        extra={"evaluations": history, "rows_sha256": training.data.sha256},
         keep=run.config.learner.keep_checkpoints,
     )
-    best = _best_dir(run, training.patience)
+    if training.stopping is None:
+        return
+    best = _best_dir(run, training.stopping)
     for directory in best.parent.glob("step-*"):
         if directory != best:
             shutil.rmtree(directory)
@@ -259,10 +285,10 @@ def _save(run: SupervisedRun, training: _Training) -> None:
 def _finish(run: SupervisedRun, training: _Training) -> None:
     """Writes adapter/: the best one under early stopping, else the last."""
     target, manifest = run.run_dir / "adapter", training.manifest
-    if run.config.evaluation.early_stopping is None:
+    if training.stopping is None:
         _save_policy(run, training, target)
     else:
-        content, config = read_adapter(_best_dir(run, training.patience), manifest["base_sha256"])
+        content, config = read_adapter(_best_dir(run, training.stopping), manifest["base_sha256"])
         write_adapter(content, config, target, manifest)
 
 
@@ -272,5 +298,5 @@ def _save_policy(run: SupervisedRun, training: _Training, target: Path) -> None:
     (save_plain_lora if plain else save_adapter)(training.model, target, training.manifest)
 
 
-def _best_dir(run: SupervisedRun, patience: Patience) -> Path:
-    return run.run_dir / "best" / f"step-{patience.best_step:06d}"
+def _best_dir(run: SupervisedRun, stopping: EarlyStopping) -> Path:
+    return run.run_dir / "best" / f"step-{stopping.best_version:06d}"

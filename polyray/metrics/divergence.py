@@ -1,10 +1,10 @@
-"""Test whether one series rises while another falls, for the alarm of over-optimisation.
+"""Test whether one series rises while another falls, for monitors.
 
 For each series the Mann-Kendall trend test (Mann 1945, Kendall 1975): Kendall's tau of the values with their
 order, one-sided; and the Theil-Sen line (Sen 1968): slope x (T - 1) is the estimated change over the window.
 Both are free of the values' distribution. The test takes the values as independent given their means: the
 noise of a step's mean is, since every step asks other prompts. The test is about the means themselves, drift
-included. Not here: the source of the series (learner/over_optimisation.py).
+included. Not here: the source of the series (learner/monitors.py).
 """
 
 from __future__ import annotations

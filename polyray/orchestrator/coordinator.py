@@ -45,13 +45,13 @@ import ray.exceptions
 from polyray.cluster.session import NAMESPACE, on_this_node, reap
 from polyray.config.run import TrainConfig
 from polyray.errors import PolyrayError, WeightSyncMismatch
+from polyray.learner.monitors import raised_monitors, stop_reason
 from polyray.models.adapter import PolicyUpdate
 from polyray.orchestrator.monitoring import (
     RewardFailureMonitor,
     RunLoad,
     RunMetrics,
     RunProgress,
-    stop_reason,
 )
 from polyray.orchestrator.periodic_eval import PeriodicEval
 from polyray.orchestrator.rollout_actor import RolloutReply, Scoring
@@ -59,7 +59,7 @@ from polyray.orchestrator.rollout_buffer import Batch, BufferCounts, Finished, R
 from polyray.orchestrator.rollout_pool import PoolWorker, RolloutPool
 from polyray.orchestrator.weight_sync_manager import WeightSyncManager
 from polyray.orchestrator.worker_table import ExpectedLengths, RunState, WorkerRow, WorkerTable
-from polyray.periodic_eval.validation import UNVALIDATED
+from polyray.periodic_eval import UNVALIDATED
 from polyray.runs.logging import log_as, log_at
 from polyray.runs.saved_groups import SNAPSHOT_FILES, decode_groups, num_groups
 from polyray.seeds import sample_seed
@@ -260,9 +260,8 @@ class Coordinator:
         self._exported.step(metrics)
         log_at(step=metrics.get("step"), version=metrics.get("policy_version"))
         logger.info("step %s ends", metrics.get("step"))
-        if self._config.over_optimisation is not None and metrics.get("over_optimisation"):
-            self._progress.alarms += 1
-        if (error := stop_reason(self._config, metrics)) is not None:
+        self._progress.raised(raised_monitors(self._config.monitors, metrics))
+        if (error := stop_reason(self._config.monitors, metrics)) is not None:
             self._run_state.fail(error)
 
     # ---- called by the driver and by Ray Train
@@ -289,9 +288,9 @@ class Coordinator:
         self._run_state.notify()
 
     async def progress(self, incidents_seen: int = 0) -> dict[str, Any]:
-        """Phase, version, groups so far, tokens so far (those of rounds, too), the newest metrics, alarms for
-        over-optimisation, incidents from the `incidents_seen`-th on. The driver asks twice a second, which is also
-        when metrics are exported."""
+        """Phase, version, groups so far, tokens so far (those of rounds, too), the newest metrics, texts
+        of alarms, incidents from the `incidents_seen`-th on. The driver asks twice a second, which is also when
+        metrics are exported."""
         self._run_state.check_learner()
         num_tokens = self._progress.tokens + self._eval.num_tokens
         self._exported.export(self._load(num_tokens))

@@ -12,7 +12,7 @@
     polyray_train_last_step_timestamp_seconds         Unix time of the newest step, or of the start
     polyray_train_<what>_total                        tokens_generated, completions, completions_unscored,
                                                       groups{outcome}, groups_stale, delivery_failures,
-                                                      alarms{kind}, incidents{kind}
+                                                      alarms{monitor}, incidents{kind}
     polyray_train_info{task, algorithm, model}        always 1
 
 Every one also has `run` and `runs_dir`. Totals are gauges that begin at 0: a counter of Ray's first appears with its
@@ -26,17 +26,16 @@ import logging
 import math
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ray.util.metrics import Gauge, Histogram
 
-from polyray.config.dynamics import COLLAPSED, collapse_text
-from polyray.config.mismatch import mismatch_text
-from polyray.config.over_optimisation import alarm_text
+from polyray.config.monitors import MonitorSpec
 from polyray.config.run import TrainConfig
-from polyray.errors import DiversityCollapsed, EngineMismatch, OverOptimised, PolyrayError, RewardError
+from polyray.errors import RewardError
+from polyray.learner.monitors import raised_monitors
 from polyray.orchestrator.rollout_actor import RolloutReply
 from polyray.orchestrator.worker_table import RunState
 
@@ -62,14 +61,6 @@ INCIDENT_KINDS = (
     "unscored",
 )
 """Kinds that exist from the start, with 0; others appear with their first incident."""
-
-ALARMS: Mapping[str, str] = {
-    "over_optimisation": "over_optimisation",
-    COLLAPSED: "collapse",
-    "mismatch_alarm": "mismatch",
-}
-"""Key of the report, which is 1 on a step with the alarm -> its kind."""
-
 
 PREFIX = "polyray_train_"
 RUN_TAGS = ("run", "runs_dir")
@@ -133,7 +124,7 @@ OTHER_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "groups_total": ("Groups that came from workers.", ("outcome",)),
     "groups_stale_total": ("Groups dropped for their age, since the start of the run.", ()),
     "delivery_failures_total": ("Deliveries that a worker did not take or prove.", ()),
-    "alarms_total": ("Steps on which a watch of the configuration raised its alarm.", ("kind",)),
+    "alarms_total": ("Steps on which the alarm of a monitor was raised.", ("monitor",)),
     "incidents_total": ("Incidents, as in incidents.jsonl.", ("kind",)),
     "info": ("Task, algorithm and model of the run; always 1.", ("task", "algorithm", "model")),
 }
@@ -179,7 +170,7 @@ class RunMetrics:
         self._groups: Tally[str] = Tally(dict.fromkeys(GROUP_OUTCOMES, 0))
         self._kinds: Tally[str] = Tally(dict.fromkeys(INCIDENT_KINDS, 0))
         self._components: set[str] = set()
-        self._alarms: Tally[str] = Tally(dict.fromkeys(ALARMS.values(), 0))
+        self._alarms: Tally[str] = Tally(dict.fromkeys((monitor.name for monitor in config.monitors), 0))
         self._completions = self._unscored = self._incidents_seen = 0
         self._due = -math.inf
         self._instruments: Instruments | None = None
@@ -206,8 +197,7 @@ class RunMetrics:
                 self._put("reward_component", value, component=key.partition("/")[2])
         if metrics.get("deliver_s"):  # 0: no version arrived everywhere since the line before
             self._delivery_seconds.append(float(metrics["deliver_s"]))
-        for key, kind in ALARMS.items():
-            self._alarms[kind] += bool(metrics.get(key))
+        self._alarms.update(monitor.name for monitor in raised_monitors(self._config.monitors, metrics))
         self._put("last_step_timestamp_seconds", self._wall_clock())
 
     def took(self, reply: RolloutReply, outcome: GroupOutcome) -> None:
@@ -253,8 +243,8 @@ class RunMetrics:
         self._put("completions_unscored_total", self._unscored)
         self._put("groups_stale_total", load.groups_stale)
         self._put("delivery_failures_total", load.delivery_failures)
-        for kind, count in self._alarms.items():
-            self._put("alarms_total", count, kind=kind)
+        for monitor, count in self._alarms.items():
+            self._put("alarms_total", count, monitor=monitor)
         for outcome, count in self._groups.items():
             self._put("groups_total", count, outcome=outcome)
         for kind, count in self._kinds.items():
@@ -301,8 +291,12 @@ class RunProgress:
     """Tokens of groups for the learner, without validation rounds."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """The newest line."""
-    alarms: int = 0
-    """Alarms for over-optimisation."""
+    alarms: list[str] = field(default_factory=list)
+    """Text of each monitor that has raised its alarm, once."""
+
+    def raised(self, monitors: Iterable[MonitorSpec]) -> None:
+        """Remembers alarms, for the driver, which does not see every step."""
+        self.alarms += [monitor.text for monitor in monitors if monitor.text not in self.alarms]
 
     def shown(self, num_tokens: int, run_state: RunState, incidents_seen: int) -> dict[str, Any]:
         """Plain values for the driver.
@@ -376,17 +370,3 @@ class RewardFailureMonitor:
         error = RewardError(f"{found}; the reason given: {reason.splitlines()[0]}")
         error.add_note(reason)
         self._run_state.fail(error)
-
-
-def stop_reason(config: TrainConfig, metrics: Mapping[str, Any]) -> PolyrayError | None:
-    """The error that ends a run after the step of these metrics; None if it continues."""
-    watched = config.over_optimisation
-    if watched is not None and watched.stop and metrics.get("over_optimisation"):
-        return OverOptimised(f"stopped after step {metrics['step']}: {alarm_text(watched)}")
-    collapse = None if config.dynamics is None else config.dynamics.collapse_alarm
-    if collapse is not None and collapse.stop and metrics.get(COLLAPSED):
-        return DiversityCollapsed(f"stopped after step {metrics['step']}: {collapse_text(collapse)}")
-    mismatch = config.mismatch_alarm
-    if mismatch is not None and mismatch.stop and metrics.get("mismatch_alarm"):
-        return EngineMismatch(f"stopped after step {metrics['step']}: {mismatch_text(mismatch)}")
-    return None

@@ -2,7 +2,7 @@
 
 A group counts for the version that sampled it, so at S > 0 its prompts are handed out before any later version
 can be delivered. A group of a lost worker goes to another that serves the version. If none does, it is counted as
-lost (polyray/periodic_eval/validation.py).
+lost (polyray/periodic_eval.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from polyray.config.run import TrainConfig
 from polyray.orchestrator.rollout_actor import Scoring
 from polyray.orchestrator.weight_sync_manager import WeightSyncManager
 from polyray.orchestrator.worker_table import RunState, WorkerTable
-from polyray.periodic_eval.validation import Validation
+from polyray.periodic_eval import Validation
 from polyray.tasks.base import Task
 from polyray.types import GroupRequest, PolicyVersion
 
@@ -39,15 +39,15 @@ class PeriodicEval:
         self._sync = sync
         self._scoring = scoring
         self._run_state = run_state
-        self._rounds = config.rounds
-        self._validation = None if self._rounds is None else Validation(config, self._rounds, task)
+        self._plan = config.eval_plan
+        self._validation = None if self._plan is None else Validation(config, self._plan, task)
         self._out = 0
         self.num_tokens = 0
         """Tokens sampled in rounds since the run was started, used or not."""
 
     def due(self, version: int) -> bool:
         """Whether this version has a round."""
-        return self._validation is not None and self._validation.due(version)
+        return self._plan is not None and self._plan.schedule.due(version)
 
     @property
     def are_out(self) -> bool:
@@ -70,8 +70,7 @@ class PeriodicEval:
 
     def result(self, version: int) -> Mapping[str, float] | None:
         """The values of a version; None while groups are out."""
-        result = None if self._validation is None else self._validation.result(version)
-        return None if result is None else result.metrics
+        return None if self._validation is None else self._validation.result(version)
 
     def _is_wanted(self, policy: PolicyVersion) -> bool:
         """Whether the run goes on and a worker serves this version, or will: it is the newest one."""
@@ -90,7 +89,7 @@ class PeriodicEval:
             row = serving[index % len(serving)]
             try:
                 summary = await asyncio.wait_for(
-                    row.worker.handle.validate.remote(request, self._scoring, self._rounds),
+                    row.worker.handle.validate.remote(request, self._scoring, self._plan),
                     self._config.rollout.group_timeout_s,
                 )
             except (ray.exceptions.RayError, TimeoutError) as error:

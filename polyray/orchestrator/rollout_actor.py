@@ -30,8 +30,8 @@ from polyray.types import EngineUsage, Group, GroupRequest, PolicyVersion, Score
 from polyray.weight_sync.proof import SyncAck
 
 if TYPE_CHECKING:
-    from polyray.config.dynamics import Rounds
-    from polyray.periodic_eval.validation import ValidationSummary
+    from polyray.config.periodic_eval import EvalPlan
+    from polyray.periodic_eval import ValidationSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +132,13 @@ class RolloutActor:
         )
         return reply, scored
 
-    async def validate(self, request: GroupRequest, scoring: Scoring, rounds: Rounds) -> ValidationSummary:
+    async def validate(self, request: GroupRequest, scoring: Scoring, plan: EvalPlan) -> ValidationSummary:
         """Samples and scores a group of a round, of which only the values leave this process."""
-        from polyray.periodic_eval.validation import summarise
+        from polyray.periodic_eval import summarise
 
         group = await asyncio.wrap_future(self._worker.submit(request))
         scored, _ = await self._scored(group, scoring)
-        return await asyncio.to_thread(summarise, scored, rounds)
+        return await asyncio.to_thread(summarise, scored, plan)
 
     async def _scored(self, group: Group, scoring: Scoring) -> tuple[ScoredGroup, str | None]:
         """The group with its rewards, and the first reason why one of them is missing."""

@@ -1,7 +1,7 @@
 """Quality and diversity over time: trajectories through SFT and RL, seeds as bands, and alarms.
 
-From dynamics.jsonl alone. SFT is left of 0, the start of RL; both ask the same prompts, each with seeds of
-its own. Figures in the style of figures.py; called by report.py.
+Trajectories are from dynamics.jsonl alone. SFT is left of 0, the start of RL; both ask the same prompts, each with
+seeds of its own. Figures in the style of figures.py; called by report.py.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
+from polyray.config.monitors import MonitorSpec
 from polyray.report.arms import Arm
 from polyray.report.figures import Panel, band, empty_figure, line, plain
 from polyray.report.numbers import is_number
 from polyray.report.run_data import TrainingRun
 
-ALARM = "collapse_alarm"
 PANELS = (
     Panel("pass_at_1", "pass@1", "chance that one candidate is correct"),
     Panel("pass_at_8", "pass@8", "chance that one of 8 candidates is correct"),
@@ -107,20 +107,20 @@ def dynamics_figure(arms: Sequence[Arm], panel: Panel) -> go.Figure:
 
 
 def alarm_lines(arms: Sequence[Arm]) -> list[str]:
-    """Message about every run with an alarm for a collapse."""
+    """Message about every monitor that raised its alarm in a run."""
+    return [
+        f"{arm.label} ({run.name}): {told}" for arm in arms for run in arm.runs for told in _alarms_of(run)
+    ]
+
+
+def _alarms_of(run: TrainingRun) -> list[str]:
     told = []
-    for arm in arms:
-        for run in arm.runs:
-            steps = [int(entry["step"]) for entry in run.dynamics if entry.get(ALARM)]
-            if not steps:
-                continue
-            alarm = (run.config.get("dynamics") or {}).get("collapse_alarm") or {}
-            over = "" if steps[-1] == run.dynamics[-1]["step"] else f" until step {steps[-1]}"
-            told.append(
-                f"{arm.label} ({run.name}): {alarm.get('metric', 'diversity')} had lost more than "
-                f"{100 * float(alarm.get('drop', 0.5)):.0f} % of what it was before training, from step {steps[0]} "
-                f"on{over}"
-            )
+    for spec in map(MonitorSpec.model_validate, run.config.get("monitors", [])):
+        lines = run.dynamics if spec.of_rounds else run.rows
+        steps = [int(entry["step"]) for entry in lines if entry.get(spec.key)]
+        if steps:
+            over = "" if steps[-1] == lines[-1]["step"] else f" until step {steps[-1]}"
+            told.append(f"{spec.condition}; from step {steps[0]} on{over}")
     return told
 
 

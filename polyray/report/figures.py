@@ -68,7 +68,8 @@ MISMATCH_PANELS = (
         log=True,
     ),
     Panel("ess", "Effective sample size", "1: importance weights change nothing"),
-    Panel("mismatch_alarm", "Alarm", "1: they have drifted apart, or are about to", smoothing=1),
+    Panel("monitor/mismatch", "Alarm: mismatch", "1: they have drifted apart, or are about to", smoothing=1),
+    Panel("monitor/low_ess", "Alarm: low sample size", "1: it is too small, or falls", smoothing=1),
 )
 MORE_PANELS = (
     Panel(
@@ -80,7 +81,11 @@ MORE_PANELS = (
         "standard deviations; above 0 the policy pleases its reward more than anyone else",
     ),
     Panel("second_opinion_correlation", "Agreement of the two", "correlation within groups"),
-    Panel("over_optimisation", "Alarm", "1: the reward rose and the second opinion fell"),
+    Panel(
+        "monitor/over_optimisation",
+        "Alarm: over-optimisation",
+        "1: the reward rose and the second opinion fell",
+    ),
     Panel("diversity", "Diversity", "as the run's configuration defines it, 0 to 1"),
     Panel("gradient/all/cosine", "Quality and diversity", "cosine of their gradients; below 0 they disagree"),
     Panel("gradient/all/quality_norm", "Gradient of quality", "norm, measured at some steps"),

@@ -2,7 +2,7 @@
 
 Training uses exactly the first reward; the second one's score travels as the component
 `second_opinion`. An unscored item has no such component, never 0. The learner compares the two
-(learner/over_optimisation.py). Built by RewardPlan.
+(learner/group_metrics.py, learner/monitors.py). Built by RewardPlan.
 """
 
 from __future__ import annotations

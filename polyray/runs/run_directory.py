@@ -73,10 +73,7 @@ RESUMABLE_KEYS: tuple[str, ...] = (
     "rollout.max_worker_replacements",
     "reward.service.*",
     "reward.client.*",
-    "over_optimisation",
-    "over_optimisation.*",
-    "mismatch_alarm",
-    "mismatch_alarm.*",
+    "monitors",
 )
 """Dotted keys that may differ on a resume: length, logs, limits and resources of the run.
 

@@ -7,7 +7,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from polyray.config.dynamics import Rounds
+from polyray.config.periodic_eval import EvalPlan
 from polyray.data.chat import encode_prompt
 from polyray.errors import DataError
 from polyray.tasks.base import Task
@@ -51,17 +51,17 @@ def training_prompts(task: Task, seed: int, limit: int) -> Iterator[Prompt]:
             yield prompt
 
 
-def validation_prompts(rounds: Rounds, task: Task, seed: int) -> list[Prompt]:
-    """The task's validation part; held-out prompts only where `rounds` asks for them by name.
+def validation_prompts(plan: EvalPlan, task: Task, seed: int) -> list[Prompt]:
+    """The task's validation part; held-out prompts only where `plan` asks for them by name.
 
     Choices that are made on held-out prompts would make the evaluation on them too good.
     """
-    if rounds.prompts == "held_out":
-        prompts = task.held_out_prompts()[-rounds.num_prompts :]
+    if plan.prompts == "held_out":
+        prompts = task.held_out_prompts()[-plan.num_prompts :]
     else:
-        prompts = task.validation_prompts(rounds.num_prompts)
-    if not prompts and rounds.from_training:
-        prompts = [task.training_prompt(index, seed) for index in range(rounds.num_prompts)]
+        prompts = task.validation_prompts(plan.num_prompts)
+    if not prompts and plan.from_training:
+        prompts = [task.training_prompt(index, seed) for index in range(plan.num_prompts)]
     if not prompts:
         raise DataError(
             f"task {task.name} has no validation prompts, on which `evaluation` chooses the best version; held-out "

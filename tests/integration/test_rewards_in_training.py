@@ -9,7 +9,7 @@ import pytest
 
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
-from polyray.errors import OverOptimised
+from polyray.errors import MonitorStopped
 from polyray.launch.fleet import Fleet
 from polyray.rewards import plan_reward
 from polyray.runs.jsonl import read_jsonl
@@ -41,7 +41,7 @@ def test_second_opinion_is_logged_without_a_change_of_training(
     finished: RunPaths, varied_fleet: Fleet, varied_values: Values
 ) -> None:
     values = varied_values("second") | {"second_opinion": {"type": "verifier"}}
-    values["over_optimisation"] = {"window": 10}
+    values["monitors"] = [{"preset": "@over_optimisation", "rule": {"window": 10}}]
     config = build_config(TrainConfig, values)
     plan = plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
     address = start_reward_service("second", plan)
@@ -53,7 +53,7 @@ def test_second_opinion_is_logged_without_a_change_of_training(
     for line, other in zip(lines, expected, strict=True):
         assert (line["reward_mean"], line["loss"]) == (other["reward_mean"], other["loss"])
         assert 0 <= line["reward/second_opinion"] <= 1
-        assert line["second_opinion_missing"] == 0 and line["over_optimisation"] == 0
+        assert line["second_opinion_missing"] == 0 and line["monitor/over_optimisation"] == 0
         assert -1 <= (line["second_opinion_correlation"] or 0) <= 1
     assert lines[0]["second_opinion_gap"] in (0, None)
 
@@ -67,10 +67,10 @@ def test_alarm_with_stop_ends_the_run(
     real = Coordinator.report
 
     async def alarmed(self: Coordinator, metrics: dict[str, Any]) -> None:
-        await real(self, metrics | {"over_optimisation": int(metrics["step"] >= 1)})
+        await real(self, metrics | {"monitor/over_optimisation": int(metrics["step"] >= 1)})
 
     monkeypatch.setattr(Coordinator, "report", alarmed)
     values = varied_values("stopped") | {"second_opinion": {"type": "verifier"}}
-    values["over_optimisation"] = {"window": 10, "stop": True}
-    with pytest.raises(OverOptimised, match="step 1: "):
+    values["monitors"] = [{"preset": "@over_optimisation", "action": "stop"}]
+    with pytest.raises(MonitorStopped, match="step 1: "):
         run_training(build_config(TrainConfig, values), varied_fleet)

@@ -87,7 +87,7 @@ def test_run_with_passes_chooses_by_pass_metrics(reward: dict[str, Any], task: d
         ),
         ({"learner": {"best_metric": "validation/pass_at_8"}}, "learner.best_metric=reward_mean"),
         ({"algorithm": {"type": "pass_at_k"}}, "pkpo"),
-        ({"dynamics": {"collapse_alarm": {"metric": "distinct_correct_at_8"}}}, "collapse_alarm.metric"),
+        ({"monitors": [{"preset": "@collapse", "metric": "validation/pass_at_8"}]}, "monitor collapse"),
     ],
 )
 def test_run_without_passes_refuses_pass_metrics(

@@ -36,6 +36,7 @@ class Coordinator:
         self.drained = threading.Event()
         self.died: BaseException | None = None
         self.phase, self.tokens, self.step = "training", 0, 7
+        self.alarms: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         return SimpleNamespace(remote=lambda *arguments: getattr(self, f"_{name}")(*arguments))
@@ -48,7 +49,7 @@ class Coordinator:
             "step": self.step,
             "tokens": self.tokens,
             "metrics": {},
-            "alarms": 0,
+            "alarms": self.alarms,
             "incidents": self.incidents[seen:],
         }
 
@@ -183,17 +184,20 @@ def test_a_run_that_finished_anyway_is_finished(tmp_path: Path) -> None:
     assert "SIGTERM: ending after this step" in run(tmp_path, coordinator, fit)
 
 
-def test_incidents_are_shown_and_written_once(tmp_path: Path) -> None:
+def test_incidents_and_alarms_are_shown_once(tmp_path: Path) -> None:
     incidents = [{"kind": "worker_replaced", "message": "a by b"}, {"kind": "unscored", "message": "group 3"}]
     coordinator = Coordinator(incidents[:1])
+    coordinator.alarms.append("monitor one")
 
     def fit(outcome: dict[str, BaseException]) -> None:
         time.sleep(0.1)
         coordinator.incidents.append(incidents[1])
+        coordinator.alarms.append("monitor two")
         write_adapter(tmp_path)
 
     shown = run(tmp_path, coordinator, fit)
     assert shown.count("worker_replaced: a by b") == shown.count("unscored: group 3") == 1
+    assert shown.count("monitor one") == shown.count("monitor two") == 1
     lines = read_jsonl(tmp_path / "incidents.jsonl")
     assert [(line["kind"], line["message"], line["step"]) for line in lines] == [
         ("worker_replaced", "a by b", 7),

@@ -13,9 +13,17 @@ from hypothesis import strategies as st
 
 from polyray.config.algorithm import GrpoSpec
 from polyray.learner.advantages import GroupAdvantages
-from polyray.learner.group_metrics import LARGEST_K, add_group_metrics, finished_metrics
+from polyray.learner.group_metrics import (
+    LARGEST_K,
+    MEAN_SECOND_OPINION,
+    SecondOpinionGap,
+    add_group_metrics,
+    add_second_opinion,
+    finished_metrics,
+    second_opinion_metrics,
+)
 from polyray.learner.reduce import Sums
-from polyray.types import ScoredGroup
+from polyray.types import ScoredGroup, StepMetrics
 from tests.unit.tiny_policy import random_group
 
 NAN = float("nan")
@@ -97,3 +105,65 @@ def test_metrics_equal_loops_over_scored_completions(
     for name, expected in brute_force(drawn).items():
         assert found[name] == (expected if expected is None else pytest.approx(expected, abs=1e-9)), name
     assert "reward/second_opinion" not in found
+
+
+def _second_opinion(*rewards: tuple[list[float], list[float] | None]) -> StepMetrics:
+    """Metrics of groups of (rewards, second opinions)."""
+    sums = Sums()
+    for index, (first, second) in enumerate(rewards):
+        components = {} if second is None else {"second_opinion": tuple(second)}
+        add_second_opinion(sums, replace(random_group(index, first), components=components))
+    return second_opinion_metrics(sums)
+
+
+def test_second_opinion_metrics_cover_items_with_both_scores() -> None:
+    found = _second_opinion(
+        ([0.1, 0.5, NAN, 0.9], [0.2, 0.3, 0.9, NAN]),
+        ([0.4, 0.8], [0.9, 0.5]),
+    )
+    opinions = [0.2, 0.3, 0.9, 0.5]
+    assert found[MEAN_SECOND_OPINION] == pytest.approx(np.mean(opinions))
+    assert found["second_opinion_std"] == pytest.approx(np.std(opinions))
+    assert found["second_opinion_missing"] == pytest.approx(1 / 5)
+    # Deviations from each group's mean: (-.2, .2), (-.2, .2) against (-.05, .05), (.2, -.2).
+    x, y = np.array([-0.2, 0.2, -0.2, 0.2]), np.array([-0.05, 0.05, 0.2, -0.2])
+    assert found["second_opinion_correlation"] == pytest.approx(x @ y / np.sqrt((x @ x) * (y @ y)))
+    levels = _second_opinion(([0.1, 0.2], [0.2, 0.1]), ([0.8, 0.9], [0.9, 0.8]))
+    assert levels["second_opinion_correlation"] == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("missing", [None, [NAN, NAN]])
+def test_missing_second_opinion_is_null_and_never_zero(missing: list[float] | None) -> None:
+    assert _second_opinion(([0.1, 0.5], missing)) == {
+        MEAN_SECOND_OPINION: None,
+        "second_opinion_std": None,
+        "second_opinion_missing": 1.0,
+        "second_opinion_correlation": None,
+    }
+    assert _second_opinion(([0.5, 0.5], [0.1, 0.2]))["second_opinion_correlation"] is None
+    assert second_opinion_metrics(Sums()) == {}
+
+
+def _opinions(first: float, second: float | None, spread: float = 0.1) -> dict[str, Any]:
+    return {
+        "reward_mean": first,
+        "reward_std": spread,
+        MEAN_SECOND_OPINION: second,
+        "second_opinion_std": None if second is None else 2 * spread,
+    }
+
+
+@pytest.mark.parametrize("cut", [0, 2, 5])
+def test_second_opinion_gap_is_in_standard_deviations_since_first_steps(cut: int) -> None:
+    """`cut`: lines before a resume."""
+    lines = [_opinions(0.5 + 0.01 * (t - 2), 0.5) for t in range(5)]
+    lines += [_opinions(0.7, 0.4), _opinions(0.7, None), _opinions(0.6, 0.7)]
+    gap = SecondOpinionGap(lines[:cut])
+    found = [gap.observe(line)["second_opinion_gap"] for line in lines[cut:]]
+    assert found[-3:] == pytest.approx([0.2 / 0.1 + 0.1 / 0.2, None, 0.1 / 0.1 - 0.2 / 0.2])
+
+
+@pytest.mark.parametrize("line", [_opinions(0.5, None), _opinions(0.5, 0.5, spread=0.0)])
+def test_second_opinion_gap_without_values_or_spread_is_null(line: dict[str, Any]) -> None:
+    assert SecondOpinionGap([]).observe(line) == {"second_opinion_gap": None}
+    assert SecondOpinionGap([]).observe({"reward_mean": 0.5, "reward_std": 0.1}) == {}

@@ -39,7 +39,7 @@ def _write(files: RunFiles, step: int = 3, step_s: float = 4.0) -> dict[str, Any
 
 def test_metrics_line_has_every_key_in_order_and_others_behind(tmp_path: Path) -> None:
     line = _write(_opened(tmp_path))
-    assert list(line) == [*METRIC_KEYS, "mismatch_alarm", "reward/format"]
+    assert list(line) == [*METRIC_KEYS, "monitor/low_ess", "monitor/mismatch", "reward/format"]
     assert read_jsonl(tmp_path / "metrics.jsonl") == [line]
     expected = {
         "step": 3,

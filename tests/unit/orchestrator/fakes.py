@@ -17,7 +17,7 @@ from polyray.models.adapter import PolicyUpdate, Probe
 from polyray.orchestrator.coordinator import NOT_READY, BatchLease, Coordinator
 from polyray.orchestrator.rollout_actor import RolloutReply, Scoring
 from polyray.orchestrator.rollout_pool import PoolWorker
-from polyray.periodic_eval.validation import ValidationSummary
+from polyray.periodic_eval import ValidationSummary
 from polyray.types import GroupRequest, PolicyVersion
 from polyray.weight_sync.proof import SyncAck
 

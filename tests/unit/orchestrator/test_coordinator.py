@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any
 
 import pytest
 import ray
@@ -15,7 +14,7 @@ import ray.exceptions
 
 from polyray.errors import (
     DataError,
-    OverOptimised,
+    MonitorStopped,
     RewardError,
     RolloutError,
     WeightSyncMismatch,
@@ -261,20 +260,22 @@ async def test_a_group_of_an_ended_attempt_is_ignored_when_it_arrives() -> None:
     assert ids_of(answer) == [0, 1, 2]
 
 
-def _parted(step: int) -> dict[str, Any]:
-    return {"step": step, "over_optimisation": 1}
-
-
-async def test_an_alarm_is_shown_and_ends_the_run_only_where_it_is_to() -> None:
-    watched = {"second_opinion": {"type": "heuristic"}, "over_optimisation": {"stop": False}}
-    coordinator = make_coordinator(FakePool(), make_config(**watched))
-    await coordinator.report({"step": 0, "over_optimisation": 0})
-    assert (await coordinator.progress())["alarms"] == 0
-    await coordinator.report(_parted(1))
-    assert (await coordinator.progress())["alarms"] == 1 and await coordinator.failure() is None
-    stopping = make_coordinator(FakePool(), make_config(**watched | {"over_optimisation": {"stop": True}}))
+async def test_alarm_is_shown_once_and_ends_the_run_with_action_stop() -> None:
+    coordinator = make_coordinator(FakePool(), make_config())
+    await coordinator.begin_attempt(None)
+    await coordinator.report({"step": 0, "monitor/mismatch": 0})
+    assert (await coordinator.progress())["alarms"] == []
+    for step in (1, 2):
+        await coordinator.report({"step": step, "monitor/mismatch": 1})
+    (text,) = (await coordinator.progress())["alarms"]
+    assert "monitor mismatch" in text and await coordinator.failure() is None
+    monitors = ["@low_ess", {"preset": "@mismatch", "action": "stop"}]
+    stopping = make_coordinator(FakePool(), make_config(monitors=monitors))
     await stopping.begin_attempt(None)
-    await stopping.report(_parted(7))
+    await stopping.report({"step": 6, "monitor/low_ess": 1, "monitor/mismatch": 0})
+    assert await stopping.failure() is None
+    await stopping.report({"step": 7, "monitor/low_ess": 1, "monitor/mismatch": 1})
     failure = await stopping.failure()
-    assert isinstance(failure, OverOptimised) and "step 7: over-optimisation" in str(failure)
+    assert isinstance(failure, MonitorStopped)
+    assert re.search(r"step 7: .*mismatch.* 0\.05.*rollout\.max_staleness", str(failure))
     assert await stopping.next_batch(1, 0, 0, 1) == STOP

@@ -82,7 +82,7 @@ def test_a_step_is_exported_under_its_names_and_tags(recorded: Recorded) -> None
             "deliver_s": 0.03,
             "idle_generate": 0.4,
             "gpu_memory_peak_bytes": 2**30,
-            "mismatch_alarm": 1,
+            "monitor/mismatch": 1,
         }
     )
     metrics.export(load())

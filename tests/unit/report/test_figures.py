@@ -159,14 +159,15 @@ def test_dynamics_figure_ends_sft_where_rl_begins_and_bands_several_seeds() -> N
 
 
 def test_alarm_lines_name_the_first_and_last_step() -> None:
-    config = {"dynamics": {"collapse_alarm": {"metric": "diversity", "drop": 0.25}}}
-    lines = [{"step": step, "collapse_alarm": float(step in (4, 6))} for step in (0, 2, 4, 6, 8)]
-    arm = Arm("a", "Dr.GRPO", runs=[TrainingRun(Path("a-seed0"), config, [], [], lines)])
-    (line,) = alarm_lines([arm])
-    assert re.fullmatch(r"Dr\.GRPO \(a-seed0\): diversity .*25 % .*step 4 .*step 6", line)
-    to_the_end = TrainingRun(Path("a-seed1"), {}, [], [], lines[:4])
-    (line,) = alarm_lines([Arm("a", "A", runs=[to_the_end])])
-    assert re.match(r"A \(a-seed1\): diversity .*50 % .*step 4 ", line) and "step 6" not in line
+    monitors = [{"preset": "@collapse", "rule": {"share": 0.25}}, "@mismatch"]
+    lines = [{"step": step, "monitor/collapse": int(step in (4, 6))} for step in (0, 2, 4, 6, 8)]
+    rows = [{"step": step, "monitor/mismatch": int(step > 6)} for step in range(9)]
+    arm = Arm("a", "A", runs=[TrainingRun(Path("a-seed0"), {"monitors": monitors}, rows, [], lines)])
+    collapse, mismatch = alarm_lines([arm])
+    assert re.fullmatch(r"A \(a-seed0\): .*diversity .* 0\.75 .*step 4 .*step 6", collapse)
+    assert re.fullmatch(r"A \(a-seed0\): .*kl_rollout .*step 7 on", mismatch)
+    other = TrainingRun(Path("a-seed1"), {}, rows, [], lines)
+    assert alarm_lines([Arm("a", "A", runs=[other])]) == []
 
 
 def test_cost_share_of_validation_is_relative_to_all_seconds() -> None:
@@ -180,11 +181,13 @@ def test_cost_share_of_validation_is_relative_to_all_seconds() -> None:
 def test_page_draws_dynamics_only_of_runs_with_any(tmp_path: Path) -> None:
     path = write_training_run(tmp_path / "drgrpo-seed0", GRPO)
     assert 'id="figure-dynamics-' not in build_report(load_report_data([path]), "t")
-    line = '{"phase": "rl", "step": %d, "pass_at_1": 0.4, "diversity": 0.1, "collapse_alarm": %d}\n'
+    line = '{"phase": "rl", "step": %d, "pass_at_1": 0.4, "diversity": 0.1, "monitor/collapse": %d}\n'
     (path / "dynamics.jsonl").write_text(line % (0, 0) + line % (4, 1) + '{"phase": "rl", "st')  # torn
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "monitors": ["@collapse"]}))
     page = build_report(load_report_data([path]), "t")
     assert page.count('id="figure-dynamics-') == 2
-    assert re.search(r"diversity .*50 %.* step 4", page)
+    assert re.search(r"diversity .* 0\.5 .* step 4", page)
 
 
 def names(*cells: str) -> list[int]:

@@ -16,13 +16,12 @@ import pytest
 
 from polyray.config.learner import LearnerSpec
 from polyray.config.loader import build_config
-from polyray.config.over_optimisation import OverOptimisationSpec
 from polyray.config.paths import relative_to
+from polyray.config.periodic_eval import TrainingEvaluationSpec
 from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.reward import VerifierRewardSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import PretrainConfig, RunBase, SftConfig, TrainConfig
-from polyray.config.training_evaluation import TrainingEvaluationSpec
 from polyray.errors import ConfigError
 from polyray.runs.data_record import put_before, recorded_data
 from polyray.runs.run_directory import RESUMABLE_KEYS, RunDirectory, config_difference
@@ -280,12 +279,10 @@ def test_every_resumable_key_exists_in_some_configuration() -> None:
             name="a",
             reward=HttpRewardSpec(url="http://h"),
             second_opinion=VerifierRewardSpec(),
-            over_optimisation=OverOptimisationSpec(),
             evaluation=TrainingEvaluationSpec(),
             rollout=RolloutSpec(node_labels={"zone": "a"}),
             learner=LearnerSpec(node_labels={"zone": "b"}),
         ),
-        TrainConfig(name="a", mismatch_alarm=None),
         TrainConfig(name="a"),
         SftConfig(name="a"),
         PretrainConfig(),

@@ -31,8 +31,8 @@ def _check(tmp_path: Path, model_dir: Path, lines: list[dict[str, Any]], **rollo
     spec = {"type": "jsonl", "path": str(file), "held_out_path": str(held_out)}
     config = build_config(TrainConfig, {"name": "run", "task": spec, "rollout": rollout})
     task = build_task(config.task)
-    assert config.rounds is not None
-    fixed = validation_prompts(config.rounds, task, config.seed)
+    assert config.eval_plan is not None
+    fixed = validation_prompts(config.eval_plan, task, config.seed)
     check_task_prompts(task, config.seed, 20_000, fixed, model_dir, config.rollout.max_prompt_tokens)
 
 

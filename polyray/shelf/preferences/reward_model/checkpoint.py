@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from polyray.config.reward_model import TrainRewardConfig
 from polyray.errors import ConfigError
 from polyray.learner.optim import restore_schedule
 from polyray.learner.state import MANIFEST, newest_checkpoint
-from polyray.learner.supervised_evaluation import Patience
+from polyray.periodic_eval import EarlyStopping
 from polyray.runs.atomic import atomic_directory, atomic_write_bytes
 from polyray.shelf.preferences.reward_model.data import TrainingData
 from polyray.shelf.preferences.reward_model.network import Network
@@ -32,16 +32,16 @@ _STATE = "state.safetensors"
 
 @dataclass(slots=True)
 class Training:
-    """State of a training; `step` and `patience` advance."""
+    """State of a training; `step` and `stopping` advance."""
 
     network: Network
     data: TrainingData
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LambdaLR
     num_steps: int
+    stopping: EarlyStopping
     step: int = 0
     """Completed steps."""
-    patience: Patience = field(default_factory=Patience)
 
 
 def save_checkpoint(run_dir: Path, training: Training, rows_sha256: str, config: TrainRewardConfig) -> None:
@@ -55,7 +55,8 @@ def save_checkpoint(run_dir: Path, training: Training, rows_sha256: str, config:
                 tensors[f"{moment}|{name}"] = value.detach().cpu().contiguous()
         save_file(tensors, directory / _STATE)
         extra = {
-            "early_stopping": asdict(training.patience),
+            "evaluations": training.stopping.history,
+            "best_step": training.stopping.best_version,
             "rows_sha256": rows_sha256,
             "encoder_sha256": training.network.embedder.sha256,
         }
@@ -68,12 +69,12 @@ def save_checkpoint(run_dir: Path, training: Training, rows_sha256: str, config:
     end = directories.index(target) + 1
     for directory in (*directories[end:], *directories[:end][: -config.learner.keep_checkpoints]):
         shutil.rmtree(directory)
-    kept = {best_file(run_dir, training.patience.best_step)}
+    kept = {best_file(run_dir, training.stopping.best_version)}
     if config.learner.keep_checkpoints > 1:  # an older checkpoint may still need its own
         kept |= {
             best_file(
                 run_dir,
-                json.loads((item / "state.json").read_bytes())["extra"]["early_stopping"]["best_step"],
+                json.loads((item / "state.json").read_bytes())["extra"]["best_step"],
             )
             for item in checkpoints.glob("step-*")
         }
@@ -117,7 +118,8 @@ def resume(run_dir: Path, training: Training, rows_sha256: str) -> None:
     state = json.loads((checkpoint.directory / "state.json").read_bytes())
     restore_schedule(training.scheduler, state["scheduler"])
     training.step = checkpoint.step
-    training.patience = Patience.restored(checkpoint.extra)
+    for version, value in checkpoint.extra["evaluations"]:
+        training.stopping.observe(version, value)
 
 
 def best_file(run_dir: Path, step: int) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 import ray.train
 import torch
 
+from polyray.config.periodic_eval import EvalSchedule
 from polyray.config.reward_model import TrainRewardConfig
 from polyray.errors import RewardError
 from polyray.launch.trainer import TrainWorker
@@ -24,6 +25,7 @@ from polyray.learner.optim import build_scheduler
 from polyray.learner.reduce import mean_over_ranks, sum_gradients
 from polyray.learner.stopping import agreed_to_stop
 from polyray.models.embedder import Embedder
+from polyray.periodic_eval import EarlyStopping
 from polyray.runs.jsonl import JsonlWriter, before_step, cut_jsonl
 from polyray.shelf.preferences.reward_model.checkpoint import (
     Training,
@@ -53,18 +55,17 @@ def run_reward_training(run: RewardTrainingRun, reported: Callable[[dict[str, fl
     """
     config = run.config
     training = _start(run)
-    patience_of = config.stopping.patience
+    schedule = EvalSchedule(config.stopping.every, training.num_steps)
 
     def is_over() -> bool:
-        stopped = patience_of is not None and training.patience.failures >= patience_of
-        return stopped or training.step >= training.num_steps
+        return training.stopping.is_over or training.step >= training.num_steps
 
     rows_sha256 = training.data.rows_sha256
     asked = agreed_to_stop(run.run_dir, run.rank)
     with _Log(run, training.step) as log:
         while not is_over() and not asked:
             line = _train_step(run, training)
-            if training.step % config.stopping.every == 0 or training.step == training.num_steps:
+            if schedule.due(training.step):
                 line |= _evaluate(run, training)
             log.write(line)
             asked = agreed_to_stop(run.run_dir, run.rank)
@@ -74,10 +75,10 @@ def run_reward_training(run: RewardTrainingRun, reported: Callable[[dict[str, fl
                 reported({**line, "step": training.step})
     if not is_over():
         return
-    load_best(run.run_dir, training.patience.best_step, training.network)
+    load_best(run.run_dir, training.stopping.best_version, training.network)
     embeddings = embed_all(training.network, training.data.texts, run)  # every rank takes part
     if run.rank == 0:
-        write_model(run, training.network, training.data, embeddings, training.patience.best_step)
+        write_model(run, training.network, training.data, embeddings, training.stopping.best_version)
 
 
 def _start(run: RewardTrainingRun) -> Training:
@@ -92,7 +93,9 @@ def _start(run: RewardTrainingRun) -> Training:
     optimizer = torch.optim.AdamW(
         network.parameter_groups(learner, config.encoder.learning_rate), betas=learner.betas
     )
-    training = Training(network, data, optimizer, build_scheduler(optimizer, learner), num_steps)
+    mode = "max" if config.stopping.metric == "accuracy" else "min"
+    stopping = EarlyStopping(mode, config.stopping.min_delta, config.stopping.patience)
+    training = Training(network, data, optimizer, build_scheduler(optimizer, learner), num_steps, stopping)
     resume(run.run_dir, training, data.rows_sha256)
     return training
 
@@ -148,10 +151,7 @@ def _evaluate(run: RewardTrainingRun, training: Training) -> dict[str, float]:
     config = run.config
     embeddings = embed_all(training.network, training.data.texts, run)
     metrics = validation_metrics(training.network, training.data, embeddings, config)
-    by_accuracy = config.stopping.metric == "accuracy"
-    value = -metrics["eval_accuracy"] if by_accuracy else metrics["eval_loss"]
-    training.patience = training.patience.after(value, training.step, config.stopping.min_delta)
-    if run.rank == 0 and training.patience.best_step == training.step:
+    if training.stopping.observe(training.step, metrics[f"eval_{config.stopping.metric}"]) and run.rank == 0:
         keep_best(run.run_dir, training.step, training.network)
     return metrics
 

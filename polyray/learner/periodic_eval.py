@@ -1,4 +1,4 @@
-"""Rank 0's side of the rounds on fixed prompts: takes results, writes dynamics.jsonl and, with `evaluation`, best/.
+"""Results of the rounds on fixed prompts: rank 0 writes dynamics.jsonl and, with `evaluation`, best/.
 
 At staleness 0 the loop waits for a version's result right after its delivery, so results are part of what a
 repeated run repeats; else they are taken as they come, at the latest before the next checkpoint, and the adapters
@@ -12,17 +12,18 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from polyray.config.monitors import OF_ROUNDS, MonitorSpec
 from polyray.config.passes import INSTEAD, counts_passes
 from polyray.config.run import TrainConfig
-from polyray.learner.collapse import CollapseWatch
-from polyray.learner.validation_record import ValidationRecord
+from polyray.learner.monitors import Monitors
 from polyray.models.adapter import PolicyUpdate
 from polyray.models.adapter_files import WEIGHTS_FILE
-from polyray.runs.jsonl import JsonlWriter, cut_jsonl, read_jsonl
+from polyray.periodic_eval import EarlyStopping
+from polyray.runs.jsonl import JsonlWriter, Record, cut_jsonl, read_jsonl
 
 logger = logging.getLogger(__name__)
 
@@ -41,20 +42,37 @@ class Validator(Protocol):
         ...
 
 
-class Validating:
-    """Validation while training, the learner's side; no effect without rounds in the configuration."""
+class RoundLog:
+    """dynamics.jsonl and the monitors that read it; for RL and SFT, rank 0 only."""
+
+    def __init__(self, path: Path, monitors: Sequence[MonitorSpec], keep: Callable[[Record], bool]) -> None:
+        """Removes the lines that a resumed run writes again."""
+        self._path = path
+        cut_jsonl(path, keep)
+        self.lines = read_jsonl(path)
+        """Lines at the start."""
+        self._monitors = Monitors(monitors, self.lines, of_rounds=True)
+
+    def write(self, head: Mapping[str, Any], values: Mapping[str, float]) -> dict[str, float]:
+        """Appends a round; returns its values and alarms under their keys in metrics.jsonl."""
+        alarms = self._monitors.observe(values)
+        with JsonlWriter(self._path) as writer:
+            writer.write({**head, **values, **alarms})
+        return {**{OF_ROUNDS + name: value for name, value in values.items()}, **alarms}
+
+
+class EvalResults:
+    """Evaluation while training, the learner's side; no effect without rounds in the configuration."""
 
     def __init__(self, config: TrainConfig, run_dir: Path, write_adapter: WriteAdapter) -> None:
         self._config = config
-        self._rounds = config.rounds
+        self._plan = config.eval_plan
         self._spec = config.evaluation
         self._write_adapter = write_adapter
         self._path = run_dir / "dynamics.jsonl"
         self._best_dir = run_dir / "best"
-        self._history: list[tuple[int, float | None]] = []
-        """(version, value of best_metric) of every result so far."""
-        self._record = None if self._spec is None else ValidationRecord(self._spec)
-        self._collapse = self._watch([])
+        self._stopping = EarlyStopping.of(self._spec)
+        self._log: RoundLog | None = None
         self._best_adapter: bytes | None = None
         self._outstanding: dict[int, bytes] = {}
         self._for_next_line: dict[str, float] = {}
@@ -67,15 +85,13 @@ class Validating:
         Only a rank that `writes` restores dynamics.jsonl and best/; the others only need to know whether the run is
         over.
         """
-        if self._rounds is None:
+        if self._plan is None:
             return
-        self._history = [] if state is None else [(version, value) for version, value in state["history"]]
-        self._record = None if self._spec is None else ValidationRecord(self._spec, self._history)
+        self._stopping = EarlyStopping.of(self._spec, [] if state is None else state["history"])
         if not writes:
             return
-        known = {version for version, _ in self._history}
-        cut_jsonl(self._path, lambda line: line["version"] in known)
-        self._collapse = self._watch(read_jsonl(self._path))
+        known = self._known
+        self._log = RoundLog(self._path, self._config.monitors, lambda line: line["version"] in known)
         self._best_adapter = files.get(BEST_ADAPTER)
         if self._best_adapter is None:
             shutil.rmtree(self._best_dir, ignore_errors=True)
@@ -85,20 +101,24 @@ class Validating:
     @property
     def is_over(self) -> bool:
         """Whether patience has run out."""
-        return self._record is not None and self._record.is_over
+        return self._stopping.is_over
+
+    @property
+    def _known(self) -> set[int]:
+        """Versions with a result."""
+        return {version for version, _ in self._stopping.history}
 
     @property
     def scores(self) -> dict[int, float]:
         """Version -> value of best_metric, as far as there are any."""
-        return {version: value for version, value in self._history if value is not None}
+        return {version: value for version, value in self._stopping.history if value is not None}
 
     def published(self, payload: PolicyUpdate) -> None:
         """A version is served from now on; where it is due, its adapter is kept until its result is here."""
-        if self._rounds is None:
+        if self._plan is None:
             return
         version = payload.policy.version
-        known = version in (seen for seen, _ in self._history)
-        if self._rounds.due(version) and not known:
+        if self._plan.schedule.due(version) and version not in self._known:
             self._outstanding[version] = payload.tensors
 
     @property
@@ -132,30 +152,25 @@ class Validating:
 
     def state(self) -> dict[str, Any] | None:
         """State for a checkpoint, as plain values."""
-        return None if self._rounds is None else {"history": [list(item) for item in self._history]}
+        return None if self._plan is None else {"history": [list(item) for item in self._stopping.history]}
 
     def files(self) -> dict[str, bytes]:
         """State for a checkpoint, as files."""
         return {} if self._best_adapter is None else {BEST_ADAPTER: self._best_adapter}
 
     def _take(self, version: int, metrics: Mapping[str, float]) -> None:
+        assert self._log is not None
         adapter = self._outstanding.pop(version)
-        values = {**metrics, **self._collapse.observe(metrics)}
-        with JsonlWriter(self._path) as writer:
-            writer.write({"phase": "rl", "step": version, "version": version, **values})
-        line = {f"validation/{name}": value for name, value in values.items()}
+        line = self._log.write({"phase": "rl", "step": version, "version": version}, metrics)
         self.newest = self._for_next_line = {"validation/version": version, **line}
         value = None if self._spec is None else metrics.get(self._spec.best_metric)
-        self._history.append((version, value))
-        if self._record is None:
-            return
-        if len(self._history) == 1:
+        if not self._stopping.history:
             self._warn_of_no_pass(value)
-        if self._record.observe(version, value):
+        if self._stopping.observe(version, value):
             self._best_adapter = adapter
             self._write_best(adapter)
-        if self._record.is_over:
-            logger.warning(self._record.why_over())
+        if self._spec is not None and self._stopping.is_over:
+            logger.warning(self._stopping.why_over(self._spec.best_metric))
 
     def _warn_of_no_pass(self, value: float | None) -> None:
         """A reward function or service may give a reward of 1; the first validation is the first to see one."""
@@ -167,13 +182,9 @@ class Validating:
                 INSTEAD,
             )
 
-    def _watch(self, lines: Iterable[Mapping[str, Any]]) -> CollapseWatch:
-        dynamics = self._config.dynamics
-        return CollapseWatch(None if dynamics is None else dynamics.collapse_alarm, lines)
-
     def _write_best(self, adapter: bytes) -> None:
-        assert self._spec is not None and self._record is not None and self._record.best is not None
-        best = self._record.best
+        assert self._spec is not None and self._stopping.best is not None
+        best = self._stopping.best
         manifest = {"version": best.version, "metric": self._spec.best_metric, "value": best.value}
         self._write_adapter(adapter, self._best_dir, manifest)
 

@@ -1,9 +1,11 @@
-"""Quality and diversity while an SFT run goes: fixed prompts, answered by the model as it is, into dynamics.jsonl.
+"""Evaluation of an SFT run: validation loss, samples to read, and fixed prompts (dynamics.jsonl).
 
-The measures are those of RL's rounds (periodic_eval/validation.py). There is no engine to ask, so the learner
-samples, all
-prompts in one padded batch; weights, optimiser and torch's generator are left as they were. Rewards and classes are
-the task's own where it can tell them in this process: programs are run in the sandbox of the reward service only.
+The measures on fixed prompts are those of RL (polyray/periodic_eval.py). There is no engine to ask, so the learner
+samples, all prompts in one padded batch. Rewards and classes are the task's own where it can tell them in this
+process: programs are run in the sandbox of the reward service only.
+
+Nothing here changes what is trained: no gradients, no dropout, and torch's generator is left as it was.
+Called by supervised_loop.py.
 """
 
 from __future__ import annotations
@@ -15,20 +17,25 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from polyray.config.dynamics import Rounds
+from polyray.config.periodic_eval import EvalPlan
 from polyray.config.run import SftConfig
-from polyray.config.supervised import JsonlDataSpec
-from polyray.data.chat import encode_prompt
-from polyray.data.records import read_demonstrations
-from polyray.learner.collapse import CollapseWatch
-from polyray.learner.reduce import from_rank_0
-from polyray.learner.supervised_evaluation import end_tokens
+from polyray.config.supervised import JsonlDataSpec, SupervisedEvaluationSpec
+from polyray.data.chat import encode_prompt, stop_tokens
+from polyray.data.packing import SupervisedBatch
+from polyray.data.records import Demonstration, read_demonstrations
+from polyray.learner.fsdp_padding import dummy_pass, in_lockstep
+from polyray.learner.periodic_eval import RoundLog
+from polyray.learner.reduce import from_rank_0, world_size
+from polyray.learner.supervised import batch_loss_sum
 from polyray.models.logprobs import Rows, completion_logprobs
 from polyray.models.sharding import is_sharded
-from polyray.periodic_eval.validation import mean_over_prompts, summarise
-from polyray.runs.jsonl import JsonlWriter, cut_jsonl, read_jsonl
+from polyray.periodic_eval import mean_over_prompts, summarise
+from polyray.runs.atomic import atomic_write_bytes
+from polyray.runs.jsonl import encode_line
 from polyray.seeds import sample_seed
 from polyray.tasks import build_task
 from polyray.tasks.base import Task
@@ -37,6 +44,97 @@ from polyray.types import Completion, Group, PolicyVersion, Prompt, ScoredGroup
 
 MAX_ROWS = 128
 """Completions that are sampled at a time."""
+
+
+def validation_loss(model: PeftModel, batches: Sequence[SupervisedBatch]) -> float:
+    """Cross-entropy in nats per trained token over all ranks' batches; the same number on every rank."""
+    device = next(model.parameters()).device
+    totals = torch.zeros(2, dtype=torch.float64, device=device)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for batch in in_lockstep(model, batches):
+            if batch is None:
+                dummy_pass(model)
+                continue
+            totals[0] += batch_loss_sum(model, batch)
+            totals[1] += batch.response_mask_BT.sum().to(device)
+    model.train(was_training)
+    if world_size() > 1:
+        dist.all_reduce(totals)
+    return float(totals[0] / totals[1])
+
+
+def write_samples(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Sequence[Demonstration],
+    spec: SupervisedEvaluationSpec,
+    path: Path,
+    seed: int,
+    *,
+    writes: bool = True,
+) -> None:
+    """Write one completion for each of the first `num_samples` demonstrations, beside the reference.
+
+    One rank `writes`. If ranks share the base, the others must sample the same, because one alone cannot.
+    """
+    if not writes and not is_sharded(model):
+        return
+    was_training = model.training
+    model.eval()
+    lines = []
+    for index, demonstration in enumerate(demonstrations[: spec.num_samples]):
+        prompt = demonstration.prompt
+        prompt_ids = encode_prompt(tokenizer, prompt)
+        ends = end_tokens(model, tokenizer, [prompt])
+        completion = _generate(model, tokenizer, prompt_ids, ends, spec, sample_seed(seed, path.stem, index))
+        asked = prompt.text if prompt.messages is None else prompt.messages
+        lines.append({"prompt": asked, "completion": completion, "reference": demonstration.response})
+    model.train(was_training)
+    if writes:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_bytes(path, b"".join(encode_line(line) for line in lines))
+
+
+def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[int]:
+    """Token ids that end a completion of these prompts, as they do in an engine; the first also pads."""
+    ends: Any = model.generation_config.eos_token_id or tokenizer.eos_token_id
+    ends = list(ends) if isinstance(ends, list) else [ends]
+    closing = {token for prompt in prompts for token in stop_tokens(tokenizer, prompt)}
+    return [*ends, *sorted(closing - set(ends))]
+
+
+def _generate(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: list[int],
+    ends: list[int],
+    spec: SupervisedEvaluationSpec,
+    seed: int,
+) -> str:
+    device = next(model.parameters()).device
+    sampling: dict[str, Any] = {"do_sample": False}
+    if spec.temperature > 0:  # top_k 0, top_p 1: the model's own distribution
+        sampling = {"do_sample": True, "temperature": spec.temperature, "top_k": 0, "top_p": 1.0}
+    config = GenerationConfig(
+        max_new_tokens=spec.max_new_tokens,
+        eos_token_id=ends,
+        pad_token_id=ends[0],
+        **sampling,
+    )
+    input_ids = torch.tensor([prompt_ids], device=device)
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]), torch.no_grad():
+        torch.manual_seed(seed)
+        output_ids = model.generate(
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            generation_config=config,
+            synced_gpus=is_sharded(model),
+        )[0]
+    text = tokenizer.decode(output_ids[len(prompt_ids) :], skip_special_tokens=True)
+    assert isinstance(text, str)
+    return text
 
 
 class SupervisedDynamics:
@@ -59,44 +157,36 @@ class SupervisedDynamics:
         must call it.
         """
         self._config = config
-        self._writes = writes
-        self._rounds = config.rounds(num_steps)
+        self._plan = config.eval_plan(num_steps)
         self._tokenizer: Any = tokenizer
-        self._path = run_dir / "dynamics.jsonl"
-        if self._rounds is None:
+        if self._plan is None:
             return
-        assert config.dynamics is not None
-        if writes:
-            cut_jsonl(self._path, lambda line: line["step"] <= step)
-        lines = read_jsonl(self._path) if writes else []
-        self._known = from_rank_0({line["step"] for line in lines})
-        self._watch = CollapseWatch(config.dynamics.collapse_alarm, lines)
+        path = run_dir / "dynamics.jsonl"
+        self._log = RoundLog(path, config.monitors, lambda line: line["step"] <= step) if writes else None
+        self._known = from_rank_0({line["step"] for line in self._log.lines} if self._log else set[int]())
         self._task: Task | None = None
         if isinstance(config.data, JsonlDataSpec):
             training, validation = read_demonstrations(config.data)
-            rows = (validation or training)[: self._rounds.num_prompts]
+            rows = (validation or training)[: self._plan.num_prompts]
             self._prompts = [demonstration.prompt for demonstration in rows]
         else:
             self._task = build_task(config.task)
-            self._prompts = validation_prompts(self._rounds, self._task, config.seed)
+            self._prompts = validation_prompts(self._plan, self._task, config.seed)
 
     def record(self, model: Any, step: int, last: bool = False) -> dict[str, float]:
         """The round of a model after `step` steps, where it is due, as it is after the `last` one; what it adds to
         that step's line."""
-        if self._rounds is None or not (last or self._rounds.due(step)) or step in self._known:
+        if self._plan is None or not (last or self._plan.schedule.due(step)) or step in self._known:
             return {}
         self._known.add(step)
-        if not self._writes and not is_sharded(model):
+        if self._log is None and not is_sharded(model):
             return {}
         started = time.perf_counter()
-        groups = sample_groups(model, self._tokenizer, self._prompts, self._config, self._rounds, step)
-        if not self._writes:
+        groups = sample_groups(model, self._tokenizer, self._prompts, self._config, self._plan, step)
+        if self._log is None:
             return {}
-        values = mean_over_prompts([summarise(self._scored(group), self._rounds) for group in groups])
-        values |= self._watch.observe(values)
-        with JsonlWriter(self._path) as writer:
-            writer.write({"phase": "sft", "step": step, **values})
-        line = {f"validation/{name}": value for name, value in values.items()}
+        values = mean_over_prompts([summarise(self._scored(group), self._plan) for group in groups])
+        line = self._log.write({"phase": "sft", "step": step}, values)
         return {**line, "validation_s": time.perf_counter() - started}
 
     def _scored(self, group: Group) -> ScoredGroup:
@@ -114,13 +204,13 @@ def sample_groups(
     tokenizer: Any,
     prompts: Sequence[Prompt],
     config: SftConfig,
-    rounds: Rounds,
+    plan: EvalPlan,
     step: int,
 ) -> list[Group]:
     """`num_samples` completions of every prompt at temperature 1, with their log-probs under the model."""
     prompt_ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     ends = end_tokens(model, tokenizer, prompts)
-    at_once = max(1, MAX_ROWS // rounds.num_samples)
+    at_once = max(1, MAX_ROWS // plan.num_samples)
     was_training = model.training
     model.eval()
     groups: list[Group] = []
@@ -129,7 +219,7 @@ def sample_groups(
         for start in range(0, len(prompts), at_once):
             torch.manual_seed(sample_seed(config.seed, "dynamics", start))
             part = prompt_ids[start : start + at_once]
-            sampled = _sample(model, tokenizer, part, ends, config.max_tokens, rounds.num_samples)
+            sampled = _sample(model, tokenizer, part, ends, config.max_tokens, plan.num_samples)
             for index, completions in enumerate(sampled):
                 number = start + index
                 ids = np.array(prompt_ids[number], np.int32)

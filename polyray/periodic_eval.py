@@ -1,23 +1,27 @@
-"""Fixed prompts while training: what is asked, what each group says, and a round's result once all have answered.
+"""Evaluation while training: fixed prompts, their results, the best version and when to stop.
 
     requests() --> worker --> ScoredGroup --summarise (there)--> add(version, index, summary) --> result(version)
 
 Rounds are those of `evaluation`, or of `dynamics` where there is none. The same prompts and seeds for every version,
 so values differ by the policy alone: a seed is a hash of (run seed, prompt index, sample index), never of version or
 worker. A group that could not be scored, or that no worker could sample with its version any more, is counted and
-left out, never taken for a zero. `Validation` belongs to the coordinator; the metrics go to the learner, which writes
-them down and keeps the best version (learner/validating.py).
+left out, never taken for a zero.
+
+Only the sampling differs: engines sample in RL (orchestrator/periodic_eval.py; learner/periodic_eval.py takes the
+results), the learner itself in SFT (learner/supervised_eval.py). `EarlyStopping` decides for both, and for readers of
+a run directory.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from polyray.config.dynamics import Rounds
+from polyray.config.periodic_eval import EvalPlan, TrainingEvaluationSpec
 from polyray.config.run import TrainConfig
 from polyray.metrics import mean_pairwise_cosine_distance
 from polyray.metrics.pass_at_k import best_curve, distinct_correct_curve, pass_at_k
@@ -48,33 +52,16 @@ class ValidationSummary:
     """Metrics with an unbiased estimate from `num_scored` samples."""
 
 
-@dataclass(frozen=True, slots=True)
-class ValidationResult:
-    """A version's values: means over prompts.
-
-    Example:
-        ValidationResult(version=20, metrics={"pass_at_1": 0.31, "unscored_groups": 0.0, "num_prompts": 64.0})
-    """
-
-    version: int
-    metrics: Mapping[str, float]
-
-
 class Validation:
     """The fixed prompts of a run and the groups that have come in; owned by one thread.
 
-    Raises DataError where the task does not have the prompts that `rounds` ask for.
+    Raises DataError where the task does not have the prompts that `plan` asks for.
     """
 
-    def __init__(self, config: TrainConfig, rounds: Rounds, task: Task) -> None:
-        self._rounds = rounds
-        self._requests = _requests(config, rounds, validation_prompts(rounds, task, config.seed))
+    def __init__(self, config: TrainConfig, plan: EvalPlan, task: Task) -> None:
+        self._requests = _requests(config, plan, validation_prompts(plan, task, config.seed))
         self._under_way: dict[int, dict[int, ValidationSummary | None]] = {}
-        self._results: dict[int, ValidationResult] = {}
-
-    def due(self, version: int) -> bool:
-        """Whether this version has a round: 0, every so many, and the last."""
-        return self._rounds.due(version)
+        self._results: dict[int, Mapping[str, float]] = {}
 
     def requests(self) -> list[GroupRequest]:
         """Prompt `index` as group id -1 - index, so that no training group has the same."""
@@ -94,15 +81,10 @@ class Validation:
         if len(groups) == len(self._requests):
             del self._under_way[version]
             ordered = [groups[position] for position in range(len(self._requests))]
-            self._results[version] = ValidationResult(version, mean_over_prompts(ordered))
+            self._results[version] = mean_over_prompts(ordered)
 
-    def missing(self, version: int) -> list[int]:
-        """The prompt indices that have not come in."""
-        groups = self._under_way.get(version, {})
-        return [] if version in self._results else [i for i in range(len(self._requests)) if i not in groups]
-
-    def result(self, version: int) -> ValidationResult | None:
-        """The version's values once every group is in."""
+    def result(self, version: int) -> Mapping[str, float] | None:
+        """The version's values, means over prompts, once every group is in."""
         return self._results.get(version)
 
     def restart(self) -> None:
@@ -111,7 +93,7 @@ class Validation:
         self._results.clear()
 
 
-def summarise(group: ScoredGroup, rounds: Rounds) -> ValidationSummary:
+def summarise(group: ScoredGroup, plan: EvalPlan) -> ValidationSummary:
     """The values of one group, as metrics.jsonl defines them for training groups: rewards and classes over its scored
     completions, words and likelihoods over all."""
     from polyray.metrics.groups import PASS_THRESHOLD, mean_pairwise_distance
@@ -119,7 +101,7 @@ def summarise(group: ScoredGroup, rounds: Rounds) -> ValidationSummary:
     scored_G = group.scored_mask_G
     rewards, classes = group.rewards_G[scored_G], group.classes_G[scored_G]
     correct = rewards >= PASS_THRESHOLD
-    ks = [k for k in rounds.ks if k <= len(rewards)]
+    ks = [k for k in plan.ks if k <= len(rewards)]
     values: dict[str, float] = {}
     if ks:
         num_correct = int(correct.sum())
@@ -135,7 +117,7 @@ def summarise(group: ScoredGroup, rounds: Rounds) -> ValidationSummary:
     completions = group.group.completions
     values["completion_length_mean"] = group.group.num_tokens / len(completions)
     texts = [completion.text for completion in completions]
-    values |= text_spread(texts) | _semantic_diversity(group, texts, rounds)
+    values |= text_spread(texts) | _semantic_diversity(group, texts, plan)
     surprise = [-float(completion.rollout_logprobs.sum(dtype=np.float64)) for completion in completions]
     values["sequence_entropy"] = math.fsum(surprise) / len(surprise)
     values["token_entropy"] = math.fsum(surprise) / group.group.num_tokens
@@ -145,18 +127,18 @@ def summarise(group: ScoredGroup, rounds: Rounds) -> ValidationSummary:
     )
 
 
-def _semantic_diversity(group: ScoredGroup, texts: list[str], rounds: Rounds) -> dict[str, float]:
+def _semantic_diversity(group: ScoredGroup, texts: list[str], plan: EvalPlan) -> dict[str, float]:
     """Mean 1 - cosine of sentence embeddings over pairs, if it is measured."""
-    if rounds.semantic_distances and group.distances_GG is not None:
+    if plan.semantic_distances and group.distances_GG is not None:
         from polyray.metrics.groups import mean_pairwise_distance
 
         scored_G = group.scored_mask_G
         return {"semantic_diversity": mean_pairwise_distance(group, scored_G)} if scored_G.sum() > 1 else {}
-    if rounds.encoder is None or len(texts) < 2:
+    if plan.encoder is None or len(texts) < 2:
         return {}
     from polyray.models.text_encoder import embed_texts
 
-    embeddings = embed_texts(rounds.encoder, texts)
+    embeddings = embed_texts(plan.encoder, texts)
     kept = embeddings[np.linalg.norm(embeddings, axis=1) > 0]
     return {"semantic_diversity": mean_pairwise_cosine_distance(kept)} if len(kept) > 1 else {}
 
@@ -180,18 +162,89 @@ def _mean(values: list[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _requests(config: TrainConfig, rounds: Rounds, prompts: list[Prompt]) -> list[GroupRequest]:
+def _requests(config: TrainConfig, plan: EvalPlan, prompts: list[Prompt]) -> list[GroupRequest]:
     rollout = config.rollout
     return [
         GroupRequest(
             group_id=-1 - index,
             prompt=prompt,
-            seeds=tuple(
-                sample_seed(config.seed, f"validation-{index}", i) for i in range(rounds.num_samples)
-            ),
+            seeds=tuple(sample_seed(config.seed, f"validation-{index}", i) for i in range(plan.num_samples)),
             max_completion_tokens=rollout.max_completion_tokens,
             temperature=rollout.temperature,
             share=rollout.share,
         )
         for index, prompt in enumerate(prompts)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class BestVersion:
+    """e.g. BestVersion(version=20, value=0.31)."""
+
+    version: int
+    value: float
+
+
+class EarlyStopping:
+    """The best version so far, and whether patience has run out, from the results alone.
+
+    A version is its number of steps. A result without a value (nothing was scored) neither improves nor uses up
+    patience.
+    """
+
+    def __init__(
+        self,
+        mode: Literal["max", "min"],
+        min_delta: float,
+        patience: int | None,
+        history: Iterable[tuple[int, float | None]] = (),
+    ) -> None:
+        """`history`: (version, value) of earlier results, in the order in which they came."""
+        self._sign = 1 if mode == "max" else -1
+        self._min_delta = min_delta
+        self._patience = patience
+        self.best: BestVersion | None = None
+        self.failures = 0
+        """Results in a row that were no improvement."""
+        self.history: list[tuple[int, float | None]] = []
+        for version, value in history:
+            self.observe(version, value)
+
+    @classmethod
+    def of(
+        cls, spec: TrainingEvaluationSpec | None, history: Iterable[tuple[int, float | None]] = ()
+    ) -> EarlyStopping:
+        """For an RL run; without `evaluation` no result has a value."""
+        if spec is None:
+            return cls("max", 0.0, None, history)
+        return cls(spec.best_mode, spec.min_delta, spec.patience, history)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run ends here."""
+        return self._patience is not None and self.failures >= self._patience
+
+    @property
+    def best_version(self) -> int:
+        """Version of the best result; 0 before the first one."""
+        return 0 if self.best is None else self.best.version
+
+    def observe(self, version: int, value: float | None) -> bool:
+        """Takes one more result; True where its version is the best so far by more than min_delta."""
+        self.history.append((version, value))
+        if value is None:
+            return False
+        if self.best is not None and self._sign * (value - self.best.value) <= self._min_delta:
+            self.failures += 1
+            return False
+        self.best, self.failures = BestVersion(version, value), 0
+        return True
+
+    def why_over(self, metric: str) -> str:
+        """Explanation of an early stop, for people."""
+        assert self.best is not None
+        return (
+            f"early stopping: {self.failures} validations in a row without an improvement of {metric} by more than "
+            f"{self._min_delta:g}; the best is {self.best.value:g} at version {self.best.version}, its adapter is in "
+            "best/"
+        )

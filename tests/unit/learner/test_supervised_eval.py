@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from polyray.config.dynamics import Rounds
+from polyray.config.periodic_eval import EvalPlan, EvalSchedule
 from polyray.config.run import SftConfig
+from polyray.errors import MonitorStopped
 from polyray.learner.embedded import build_tokenizer
-from polyray.learner.supervised_dynamics import sample_groups
+from polyray.learner.supervised_eval import sample_groups
 from polyray.learner.supervised_loop import SupervisedRun, run_supervised
-from polyray.periodic_eval.validation import mean_over_prompts, summarise
+from polyray.periodic_eval import mean_over_prompts, summarise
 from polyray.runs.jsonl import read_jsonl
 from polyray.tasks import build_task
 from polyray.types import Prompt, ScoredGroup
@@ -60,7 +61,7 @@ def run(config: SftConfig, base: Path, run_dir: Path, stop_after: int | None = N
 def test_completions_carry_the_log_probs_of_a_plain_forward() -> None:
     """Prompts of several lengths in one padded batch, against one unpadded forward each."""
     model, tokenizer = build_policy(reference=False), build_tokenizer()
-    rounds = Rounds(1, 6, "auto", 3, 40)
+    rounds = EvalPlan(EvalSchedule(1, 6), "auto", 3, 40)
     groups = sample_groups(model, tokenizer, PROMPTS, config_of(), rounds, step=2)
     assert [group.prompt for group in groups] == PROMPTS
     ended = 0
@@ -86,7 +87,9 @@ def test_samples_are_drawn_from_the_model() -> None:
 
     model = build_policy(reference=False)
     asked = [PROMPTS[0]] * 30
-    groups = sample_groups(model, build_tokenizer(), asked, config_of(), Rounds(1, 6, "auto", 30, 40), step=0)
+    groups = sample_groups(
+        model, build_tokenizer(), asked, config_of(), EvalPlan(EvalSchedule(1, 6), "auto", 30, 40), step=0
+    )
     first = [int(item.token_ids[0]) for group in groups for item in group.completions]
     with torch.no_grad():
         logits = model(torch.tensor([groups[0].prompt_token_ids.tolist()])).logits[0, -1]
@@ -98,77 +101,85 @@ def test_samples_are_drawn_from_the_model() -> None:
     assert chisquare(counts[common], wanted).pvalue > 0.001
 
 
-def test_watching_changes_nothing_and_is_written_down(base: Path, tmp_path: Path) -> None:
-    plain = run(config_of(dynamics=None), base, tmp_path / "plain")
-    assert run(config_of(), base, tmp_path / "watched") == plain
-    assert not (tmp_path / "plain" / "dynamics.jsonl").exists()
-    lines = read_jsonl(tmp_path / "watched" / "dynamics.jsonl")
+@pytest.fixture(scope="module")
+def watched(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("watched")
+    run(config_of(), base, run_dir)
+    return run_dir
+
+
+def test_evaluation_changes_no_adapter_and_is_written_down(base: Path, watched: Path, tmp_path: Path) -> None:
+    assert run(config_of(dynamics=None), base, tmp_path) == (watched / WEIGHTS).read_bytes()
+    assert not (tmp_path / "dynamics.jsonl").exists()
+    lines = read_jsonl(watched / "dynamics.jsonl")
     assert [(line["phase"], line["step"]) for line in lines] == [("sft", 0), ("sft", 4), ("sft", 6)]
-    metrics = read_jsonl(tmp_path / "watched" / "metrics.jsonl")
-    with_values = [line["step"] for line in metrics if "validation/diversity" in line]
-    assert with_values == [3, 5]
+    metrics = read_jsonl(watched / "metrics.jsonl")
+    assert [line["step"] for line in metrics if "validation/diversity" in line] == [3, 5]
     assert metrics[3]["validation/diversity"] == lines[1]["diversity"]
-    assert metrics[3]["validation_s"] > 0
+    assert metrics[3]["monitor/collapse"] == 0 < metrics[3]["validation_s"]
 
 
-def test_values_equal_the_task_scores(base: Path, tmp_path: Path) -> None:
+def test_interrupted_run_has_the_same_dynamics(base: Path, watched: Path, tmp_path: Path) -> None:
+    for stop_after in (2, 4):
+        with pytest.raises(Interrupted):
+            run(config_of(), base, tmp_path, stop_after)
+    assert run(config_of(), base, tmp_path) == (watched / WEIGHTS).read_bytes()
+    assert (tmp_path / "dynamics.jsonl").read_bytes() == (watched / "dynamics.jsonl").read_bytes()
+
+
+def test_values_equal_the_task_scores(base: Path, watched: Path) -> None:
     """The first round is of an adapter that changes nothing: it can be sampled again here."""
     from polyray.config.model import LoraSpec
     from polyray.models.loading import load_base
     from polyray.models.lora import attach_adapter
 
     config = config_of()
-    run(config, base, tmp_path)
     model = attach_adapter(load_base(base, "float32"), LoraSpec(rank=4), None, base_sha256="b", seed=0).eval()
-    task = build_task(config.task)
-    rounds = config.rounds(6)
-    assert rounds is not None
-    groups = sample_groups(model, build_tokenizer(), task.validation_prompts(3), config, rounds, step=0)
+    task, plan = build_task(config.task), config.eval_plan(6)
+    assert plan is not None
     summaries = []
-    for group in groups:
+    for group in sample_groups(model, build_tokenizer(), task.validation_prompts(3), config, plan, step=0):
         texts = [completion.text for completion in group.completions]
         rewards = np.array([task.reward(group.prompt, text) for text in texts])
         classes = np.array([task.completion_class(group.prompt, text) for text in texts])
-        summaries.append(summarise(ScoredGroup(group, rewards, classes), rounds))
-    (line, *_) = read_jsonl(tmp_path / "dynamics.jsonl")
-    expected = {"phase": "sft", "step": 0, **mean_over_prompts(summaries), "collapse_alarm": 0.0}
+        summaries.append(summarise(ScoredGroup(group, rewards, classes), plan))
+    line = read_jsonl(watched / "dynamics.jsonl")[0]
+    expected = {"phase": "sft", "step": 0, **mean_over_prompts(summaries), "monitor/collapse": 0}
     assert line == pytest.approx(expected)
     assert line["unscored"] == 0
 
 
-def test_an_interrupted_run_has_the_same_dynamics(base: Path, tmp_path: Path) -> None:
-    config = config_of(dynamics={"every": 1, "num_prompts": 2, "num_samples": 2})
-    run(config, base, tmp_path / "a")
-    for stop_after in (2, 4):
-        with pytest.raises(Interrupted):
-            run(config, base, tmp_path / "b", stop_after)
-    run(config, base, tmp_path / "b")
-    expected = (tmp_path / "a" / "dynamics.jsonl").read_bytes()
-    assert (tmp_path / "b" / "dynamics.jsonl").read_bytes() == expected
-
-
-def test_own_rows_are_sampled_without_scores(base: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def own_rows(tmp_path: Path) -> str:
     rows = [{"prompt": f"{i:02d}|", "completion": "UDLR"[i % 4] * (1 + i % 5)} for i in range(11)]
     file = tmp_path / "data.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run(config_of(data={"type": "jsonl", "train": str(file)}), base, tmp_path / "run")
-    lines = read_jsonl(tmp_path / "run" / "dynamics.jsonl")
-    assert [line["unscored_groups"] for line in lines] == [3, 3, 3]
-    assert all(0 <= line["self_bleu"] <= 1 and "pass_at_1" not in line for line in lines)
+    return str(file)
 
 
-def test_a_run_that_ends_early_has_a_last_round(base: Path, tmp_path: Path) -> None:
-    rows = [{"prompt": f"{i:02d}|", "completion": "UDLR"[i % 4] * (1 + i % 5)} for i in range(11)]
-    file = tmp_path / "data.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def test_own_rows_are_sampled_without_scores_also_after_an_early_end(
+    base: Path, tmp_path: Path, own_rows: str
+) -> None:
     config = config_of(
-        data={"type": "jsonl", "train": str(file), "validation_share": 0.5},
-        evaluation={
-            "every": 1,
-            "early_stopping": {"patience": 1, "min_delta": 100.0},
-        },  # nothing is good enough
-        dynamics={"every": 4, "num_prompts": 2, "num_samples": 2},
+        data={"type": "jsonl", "train": own_rows, "validation_share": 0.5},
+        evaluation={"every": 1, "early_stopping": {"patience": 1, "min_delta": 100.0}},
+        dynamics={"every": 4, "num_prompts": 3, "num_samples": 2},
     )
     run(config, base, tmp_path / "run")
     assert [line["step"] for line in read_jsonl(tmp_path / "run" / "metrics.jsonl")] == [0, 1]
-    assert [line["step"] for line in read_jsonl(tmp_path / "run" / "dynamics.jsonl")] == [0, 2]
+    lines = read_jsonl(tmp_path / "run" / "dynamics.jsonl")
+    assert [(line["step"], line["unscored_groups"]) for line in lines] == [(0, 3), (2, 3)]
+    assert all(0 <= line["self_bleu"] <= 1 and "pass_at_1" not in line for line in lines)
+
+
+def test_monitor_with_action_stop_ends_the_run_with_a_checkpoint(base: Path, tmp_path: Path) -> None:
+    """The same command stops again at once; without the monitor it goes on to the adapter of an unwatched run."""
+    monitor = {"metric": "loss", "rule": {"above": 0, "window": 3}, "action": "stop"}
+    watched = config_of(monitors=[monitor], dynamics=None)
+    for steps in (3, 4):
+        with pytest.raises(MonitorStopped, match=f"step {steps - 1}: monitor loss: .* above 0"):
+            run(watched, base, tmp_path / "watched")
+        lines = read_jsonl(tmp_path / "watched" / "metrics.jsonl")
+        assert [line["monitor/loss"] for line in lines] == [0, 0, 1, 1][:steps]
+    plain = config_of(dynamics=None)
+    assert run(plain, base, tmp_path / "watched") == run(plain, base, tmp_path / "plain")
