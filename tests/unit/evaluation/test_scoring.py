@@ -25,7 +25,7 @@ SPEC = EvaluationSpec(num_samples=4, ks=(1, 2), selector="logprob", bootstrap_re
 def samples(
     model: str,
     task_id: str,
-    rewards: list[float],
+    rewards: Sequence[float],
     cluster: str = "",
     *,
     classes: list[int] | None = None,

@@ -84,7 +84,7 @@ def test_builtin_set_is_split_without_overlap(tmp_path: Path, config: str) -> No
 
 def test_outputs_agree_and_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
     rows, found = export_rows(), []
-    path = tmp_path / "export.jsonl"
+    path = run = tmp_path / "export.jsonl"
     for seed in range(2):
         random.Random(seed).shuffle(rows)
         write(path, rows)

@@ -137,7 +137,7 @@ def test_rows_stay_separate_without_a_gain_or_with_sliding_attention() -> None:
         ({}, packing.MIN_WIDTH),
         ({"intermediate_size": 10**6}, packing.MAX_WIDTH),
     ):
-        assert packing.packed_width(Qwen3Config(**SIZES | changed)) == width
+        assert packing.packed_width(Qwen3Config(**dict[str, Any](SIZES | changed))) == width
 
 
 def test_one_pass_packs_all_rows_or_none(monkeypatch: pytest.MonkeyPatch) -> None:

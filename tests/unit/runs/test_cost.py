@@ -70,7 +70,7 @@ def test_cost_meter_charges_held_resources_and_prices(world: World, path: Path) 
         world.now += 1000.0
         meter.hold(Held(cpus=1.0))
         world.now += 5.0
-    money = pytest.approx(50 * 1e-4 + 10 * 1e-3)
+    money: Any = pytest.approx(50 * 1e-4 + 10 * 1e-3)
     assert read_cost(path) == Cost(
         "train", 1, 15.0, core_s=50.0, gpu_s=10.0, tokens_generated=320, money=money, currency="EUR"
     )

@@ -76,4 +76,4 @@ def programs_with_tests(file: str) -> list[Program]:
     )
     parts = re.split(r"^# (.+)\n", text, flags=re.MULTILINE)[1:]
     cases = zip(parts[::2], parts[1::2], strict=True)
-    return [Program(name, *case.split("## test\n")) for name, case in cases]
+    return [Program(name, source, test) for name, case in cases for source, test in [case.split("## test\n")]]

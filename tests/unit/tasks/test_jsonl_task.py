@@ -121,7 +121,7 @@ ONE_CLUSTER = ['{"prompt": "x", "cluster": "c"}', '{"prompt": "y", "cluster": "c
     ],
 )
 def test_file_without_two_separate_parts_is_refused(tmp_path: Path, lines, held_out, message: str) -> None:
-    fields = {"path": str(tmp_path / "data.jsonl")}
+    fields: dict[str, Any] = {"path": str(tmp_path / "data.jsonl")}
     if lines is not None:
         _write(tmp_path / "data.jsonl", *lines)
     if held_out is not None:
@@ -166,7 +166,8 @@ def test_prompts_of_parquet_and_saved_dataset_equal_json_lines(tmp_path: Path) -
 
 def test_table_rows_are_numbered_named_and_recorded(tmp_path: Path) -> None:
     good, broken = tmp_path / "good", tmp_path / "broken"
-    good.mkdir(), broken.mkdir()
+    for folder in (good, broken):
+        folder.mkdir()
     paths = _tables(good, [{"prompt": "1+1="}, {"prompt": "2+2="}])
     ids = {name: [row.prompt.prompt_id for row in read_prompts(path)] for name, path in paths.items()}
     assert ids["data.jsonl"] == ["data-1", "data-2"]

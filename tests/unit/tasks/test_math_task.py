@@ -173,7 +173,7 @@ def test_broken_files_and_leaks_are_named(tmp_path: Path, fields: dict[str, Any]
     numbered(tmp_path / "a.jsonl", 1, 2)
     numbered(tmp_path / "b.jsonl", 3)
     write(tmp_path / "c.jsonl", {"question": "?", "answer": "5"})
-    places = {
+    places: dict[str, Any] = {
         name: str(tmp_path / value) if name.endswith("path") else value for name, value in fields.items()
     }
     with pytest.raises(DataError, match=message):

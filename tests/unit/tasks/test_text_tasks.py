@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,7 +91,7 @@ def test_best_reply_is_the_reference_and_limits_are_counted(tmp_path: Path) -> N
         for post, topic in enumerate(["bees", "trams", "soup", "rain", "maps"])
         for reply, likes in (("Middling.", 5), (f"The best on {topic}.", 9), ("Poor.", 0), ("long " * 50, 99))
     ]
-    limits = {"max_demonstration_words": 20, "min_engagement": 1, "max_source_words": 4}
+    limits: dict[str, Any] = {"max_demonstration_words": 20, "min_engagement": 1, "max_source_words": 4}
     spec = SocialRepliesSpec(path=write(tmp_path / "e.jsonl", *rows), **limits)
     task = task_of(spec)
     assert task.left_out == {"human texts above 20 words": 5, "replies with an engagement below 1": 5}
@@ -183,7 +184,7 @@ NEW, CAPITALS = {"prompt": "new"}, {"prompt": "PROMPT 2!"}
 def test_prompts_without_separate_parts_or_texts_are_refused(
     tmp_path: Path, rows, test_rows, message
 ) -> None:
-    fields = {"path": write(tmp_path / "p.jsonl", *rows)}
+    fields: dict[str, Any] = {"path": write(tmp_path / "p.jsonl", *rows)}
     if test_rows:
         fields["test_path"] = write(tmp_path / "t.jsonl", *test_rows)
     with pytest.raises(DataError, match=message):

@@ -140,6 +140,7 @@ def test_export_with_impressions_has_log_odds(tmp_path: Path) -> None:
     given = BetaPriorSpec(rate=0.5, impressions=2)
     for spec, used in ((ExportSource(path=path), estimated), (ExportSource(path=path, prior=given), given)):
         found = import_source(spec)
+        assert used.rate is not None and used.impressions is not None
         a, b = used.rate * used.impressions, (1 - used.rate) * used.impressions
         for record in found.records:
             at = int(record.completion[1:])
