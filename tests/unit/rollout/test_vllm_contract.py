@@ -168,9 +168,9 @@ class AdapterContract(VllmContract):
         engine.load(after.update)  # a version that comes again is not loaded twice
         assert _slot(engine) == slot
         # One sequence at a time: each takes a step or more, in which the short group finishes.
-        answers = np.concatenate([engine.probe([sequence]) for sequence in PROBE])
-        assert np.abs(answers - after.update.probe.logprobs).max() < TOLERANCE
-        assert np.abs(answers - before.update.probe.logprobs).max() > 100 * TOLERANCE
+        probed = np.concatenate([engine.probe([sequence]) for sequence in PROBE])
+        assert np.abs(probed - after.update.probe.logprobs).max() < TOLERANCE
+        assert np.abs(probed - before.update.probe.logprobs).max() > 100 * TOLERANCE
         groups = by_id([*answers, *drain(engine)])
         for number in (0, 1):
             assert groups[number].policy == before.update.policy
