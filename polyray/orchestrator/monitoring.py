@@ -1,4 +1,6 @@
-"""Prometheus metrics of a training run, through Ray's metrics agent (which prefixes names with `ray_`).
+"""Progress of a training run for its driver, limits on unscored completions, and its Prometheus metrics.
+
+Metrics go through Ray's metrics agent, which prefixes names with `ray_`:
 
     polyray_train_<value of metrics.jsonl>            the newest step's: see STEP_VALUES
     polyray_train_phase_seconds{phase}                generate, score, learn, deliver: of the newest step
