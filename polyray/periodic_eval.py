@@ -68,7 +68,7 @@ class Validation:
         return self._requests
 
     def add(self, version: int, index: int, summary: ValidationSummary | None) -> None:
-        """Takes the summary of prompt `index`, at any time and in any order; the first one counts.
+        """Record the summary of prompt `index`, at any time and in any order; the first one counts.
 
         None: the group is lost for this version (unscored, or its workers have gone on to another one). A summary
         of another version than `version` counts as lost too.
@@ -179,7 +179,7 @@ def _requests(config: TrainConfig, plan: EvalPlan, prompts: list[Prompt]) -> lis
 
 @dataclass(frozen=True, slots=True)
 class BestVersion:
-    """e.g. BestVersion(version=20, value=0.31)."""
+    """Version with the best value so far, e.g. BestVersion(version=20, value=0.31)."""
 
     version: int
     value: float
@@ -230,7 +230,7 @@ class EarlyStopping:
         return 0 if self.best is None else self.best.version
 
     def observe(self, version: int, value: float | None) -> bool:
-        """Takes one more result; True where its version is the best so far by more than min_delta."""
+        """Record a result. Returns whether its version is the best so far, by more than min_delta."""
         self.history.append((version, value))
         if value is None:
             return False

@@ -40,7 +40,7 @@ class EvalSchedule:
     every: int | None
     """Steps or versions between evaluations; None: never."""
     last: int
-    """Steps of the whole run; evaluated, too."""
+    """Steps of the whole run; there is an evaluation after the last one."""
 
     def due(self, step: int) -> bool:
         """Whether there is an evaluation after `step` steps; 0 is before the first one."""
@@ -116,7 +116,7 @@ class DynamicsSpec(StrictModel):
         return "packaged" if isinstance(task, TextTaskSpec) else None
 
     def _affordable(self, steps: int, samples_per_step: int) -> int:
-        """Two rounds there always are: before the first step and after the last one."""
+        """Versions between rounds; there are always two rounds, before the first step and after the last one."""
         budget = self.max_share * steps * samples_per_step / (self.num_prompts * self.num_samples)
         return max(1, math.ceil(steps / max(1, math.floor(budget) - 1)))
 
@@ -146,7 +146,7 @@ class TrainingEvaluationSpec(StrictModel):
         ge=1,
         description="the run ends after so many validations without improvement; null: never",
     )
-    min_delta: float = Field(default=0.0, ge=0, description="what counts as an improvement is more than this")
+    min_delta: float = Field(default=0.0, ge=0, description="an improvement has to be larger than this")
 
     def plan(self, steps: int) -> EvalPlan:
         """Evaluations of a run of `steps` steps."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,8 @@ class TrainWorker:
     device: torch.device
     rank: int
     world_size: int
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the loop, as plain values."""
 
 
 Loop = Callable[[TrainWorker], None]
@@ -72,7 +73,7 @@ def fit_trainer(
     `loop`: a function of a module; each rank calls it with `config` and `arguments`, which are plain values.
     `callbacks`: of ray.train.UserCallback. A permanent error (polyray/errors.py) of a worker ends it at once.
 
-    Its own storage lies in .train/ under a new name per start: what a resume reads is `checkpoints/`.
+    Ray Train's own storage is .train/, under a new name for each start; a resume reads `checkpoints/`.
     """
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -140,7 +141,7 @@ class EndAtPermanentError(UserCallback):
 
 
 def permanent_error(worker_exceptions: Mapping[int, Exception]) -> PolyrayError | None:
-    """The error of the first rank that a restart would repeat, as one of ours; None where a restart may help."""
+    """First error, by rank, that a restart would repeat, as a PolyrayError; None if a restart may help."""
     for rank, raised in sorted(worker_exceptions.items()):
         error = root_cause(raised)
         if is_permanent(error):
@@ -149,7 +150,7 @@ def permanent_error(worker_exceptions: Mapping[int, Exception]) -> PolyrayError 
 
 
 def first_failure(worker_exceptions: Mapping[int, Exception]) -> str:
-    """The failure of the first rank in one line; when one rank goes, the others fail because of it."""
+    """One line about the first failed rank: the other ranks usually fail because of it."""
     rank, raised = min(worker_exceptions.items())
     others = f" (and {len(worker_exceptions) - 1} other ranks)" if len(worker_exceptions) > 1 else ""
     return _in_words(rank, getattr(raised, "cause", None) or raised, others)

@@ -397,7 +397,7 @@ class Coordinator:
 def lease_of(
     batch: Batch[Any], attempt: int, counts: BufferCounts, waited_since: float, rank: int, world_size: int
 ) -> BatchLease:
-    """This rank's share; `waited_since` is when the learner began to wait, by the clock of the ledger's process."""
+    """Share of one rank; `waited_since` is when the learner began to wait, by the clock of the ledger's process."""
     groups = batch.groups
     generated = max(item.generated_at for item in groups)
     scored = max(item.scored_at for item in groups)
@@ -435,12 +435,12 @@ def restore_groups(
     request_of: Callable[[int], GroupRequest],
     run_state: RunState,
 ) -> None:
-    """Scored groups of a checkpoint wait again; those that do not belong here any more are sampled again.
+    """Put the scored groups of a checkpoint back into the buffer; groups that no longer fit are sampled again.
 
     Args:
         snapshot: as `Coordinator.snapshot` made it, with the groups as files (polyray/runs/saved_groups.py).
         ledger: restored from the same snapshot.
-        request_of: what a group of this id is asked for.
+        request_of: request of a group, by its id.
     """
     files = snapshot.get(SNAPSHOT_FILES, {})
     expected, taken = num_groups(files), 0
@@ -458,7 +458,7 @@ def restore_groups(
 
 
 def report_lost_validation(snapshot: Mapping[str, Any], run_state: RunState) -> None:
-    """The checkpoint's own version is validated when it is served again; no engine can serve earlier ones."""
+    """Report versions whose validation is lost: no engine can serve a version before the checkpoint's own."""
     for version in snapshot.get(UNVALIDATED, ()):
         if version < snapshot["version"]:
             run_state.incident(

@@ -109,9 +109,11 @@ class WeightSyncManager:
         """End the workers above those that the run needs, to the last; they are started again when all others serve
         the next version."""
         did_all = self._table.all_serve
-        for row in [row for row in self._table.rows if row.worker.index >= self._table.num_needed]:
-            self._forget(row)
-            self._pool.retire(row.worker)
+        for row in self._table.rows:  # a list of its own
+            if row.worker.index >= self._table.num_needed:
+                self._table.remove(row)
+                self._verifier.forget(row.name)
+                self._pool.retire(row.worker)
         self._may_grow = False
         self._notify(did_all)
 
@@ -194,7 +196,7 @@ class WeightSyncManager:
 
     @asynccontextmanager
     async def _turn(self, row: WorkerRow) -> AsyncIterator[None]:
-        """Wait until the worker may load. One without groups may at once, and takes nobody's turn."""
+        """Wait until the worker may load. A worker without groups may load at once, outside the limit."""
         while row.groups and not self._table.may_load and self._table.has(row):
             await self._run_state.woken()
         row.holds_turn = row.groups > 0
@@ -218,7 +220,7 @@ class WeightSyncManager:
             self._check_refusal(row, payload.policy, root_cause(error))
             raise
         if not self._table.has(row):
-            return  # it was replaced while it loaded
+            return  # replaced while it loaded
         proof = self._verifier.check(ack, payload)
         did_all = self._table.all_serve
         others = self._table.num_joined
@@ -292,7 +294,7 @@ class WeightSyncManager:
                 )
             if table.newest is not None:
                 self._bring_up(replacement)
-        self._notify(did_all)  # the lost one may have been the last to wait for
+        self._notify(did_all)  # the run may have waited for the lost worker alone
 
     def _leave_a_place_above(self, row: WorkerRow) -> None:
         """Move a serving optional worker into a needed place that would stay empty."""
@@ -300,10 +302,6 @@ class WeightSyncManager:
         if worker.index < needed:
             other = next(other for other in self._table.rows if other.worker.index >= needed and other.joined)
             worker.index, other.worker.index = other.worker.index, worker.index
-
-    def _forget(self, row: WorkerRow) -> None:
-        self._table.remove(row)
-        self._verifier.forget(row.name)
 
     def _settle(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

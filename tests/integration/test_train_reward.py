@@ -12,11 +12,11 @@ from safetensors.numpy import load_file
 from polyray.cli.train_reward import train_reward
 from polyray.config.loader import load_config
 from polyray.config.reward_model import TrainRewardConfig
+from polyray.launch.trainer import TrainWorker
 from polyray.runs.jsonl import read_jsonl
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory
 from polyray.shelf.preferences.reward_model import EngagementModel
-from polyray.shelf.preferences.reward_model.run import RewardTrainingRun
 from polyray.shelf.preferences.reward_model.training import run_reward_training
 from tests.conftest import REPOSITORY_ROOT
 
@@ -47,7 +47,7 @@ def test_two_workers_make_the_model_of_one(ray_session: None, tmp_path: Path) ->
     threads = torch.get_num_threads()
     torch.set_num_threads(config.learner.num_threads)
     run_reward_training(
-        RewardTrainingRun(load_config(TrainRewardConfig, file, changes), alone, torch.device("cpu"), 0, 1),
+        TrainWorker(load_config(TrainRewardConfig, file, changes), alone, torch.device("cpu"), 0, 1),
         lambda metrics: None,
     )
     torch.set_num_threads(threads)

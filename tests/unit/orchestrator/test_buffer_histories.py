@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from polyray.orchestrator.rollout_buffer import Batch, Finished, RolloutBuffer
 from polyray.types import PolicyVersion
@@ -150,7 +157,5 @@ def test_history_notices_a_broken_buffer(wrong: str, monkeypatch: pytest.MonkeyP
             self._cursor += 1
 
         monkeypatch.setattr(RolloutBuffer, "requeue", requeue)
-    from hypothesis.stateful import run_state_machine_as_test
-
     with pytest.raises(AssertionError):
         run_state_machine_as_test(History)

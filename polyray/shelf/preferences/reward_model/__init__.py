@@ -6,7 +6,6 @@ features.py    the head's features of two embeddings
 head.py        the head as it is trained                  network.py    head, encoder, terms of age and position
 objective.py   batches, losses, validation                training.py   the loop
 checkpoint.py  resume, the best network                   finish.py     calibration, card, model directory
-run.py         configuration, place and rank of a training
 model.py       a saved model: loading, raw scores, scores (no torch but the encoder's)
 card.py        origin of a model; whether two are independent
 reward.py      the model as a Reward

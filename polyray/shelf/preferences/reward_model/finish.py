@@ -23,11 +23,11 @@ from polyray.shelf.preferences.reward_model.model import (
 from polyray.shelf.preferences.reward_model.network import Network
 
 if TYPE_CHECKING:
-    from polyray.shelf.preferences.reward_model.run import RewardTrainingRun
+    from polyray.launch.trainer import TrainWorker
 
 
 def write_model(
-    run: RewardTrainingRun, network: Network, data: TrainingData, embeddings_TD: Tensor, best_step: int
+    run: TrainWorker, network: Network, data: TrainingData, embeddings_TD: Tensor, best_step: int
 ) -> str:
     """Writes run_dir/model; returns its version."""
     config, rows = run.config, data.validation

@@ -27,7 +27,7 @@ from polyray.shelf.preferences.reward_model.features import BLOCKS, explicit_fea
 from polyray.shelf.preferences.reward_model.head import EngagementHead
 
 if TYPE_CHECKING:
-    from polyray.shelf.preferences.reward_model.run import RewardTrainingRun
+    from polyray.launch.trainer import TrainWorker
 
 EMBEDDINGS_FILE = "embeddings.safetensors"
 NUISANCE_RATE = 10.0
@@ -122,7 +122,7 @@ class Network:
 
 
 def build_network(
-    config: TrainRewardConfig, embedder: Embedder, data: TrainingData, run: RewardTrainingRun
+    config: TrainRewardConfig, embedder: Embedder, data: TrainingData, run: TrainWorker
 ) -> Network:
     """Build the network, with inputs standardised by the training items, as the encoder is before training."""
     network = Network(config, embedder, data, run.device)
@@ -135,7 +135,7 @@ def build_network(
     return network
 
 
-def embed_all(network: Network, texts: tuple[str, ...], run: RewardTrainingRun) -> Tensor:
+def embed_all(network: Network, texts: tuple[str, ...], run: TrainWorker) -> Tensor:
     """[T, D] of all texts; ranks divide the work. A frozen encoder has done it already."""
     if network.embeddings_TD is not None:
         return network.embeddings_TD
@@ -147,7 +147,7 @@ def embed_all(network: Network, texts: tuple[str, ...], run: RewardTrainingRun) 
     return total_TD.to(run.device)
 
 
-def _stored_embeddings(network: Network, data: TrainingData, run: RewardTrainingRun) -> Tensor:
+def _stored_embeddings(network: Network, data: TrainingData, run: TrainWorker) -> Tensor:
     """Embeddings of this run's last start if texts and encoder are the same; else computed, and kept."""
     from safetensors import safe_open
     from safetensors.torch import save

@@ -38,16 +38,14 @@ from polyray.shelf.preferences.reward_model.data import TrainingData, load_train
 from polyray.shelf.preferences.reward_model.finish import write_model
 from polyray.shelf.preferences.reward_model.network import Network, build_network, embed_all
 from polyray.shelf.preferences.reward_model.objective import batch_losses, batch_rows, validation_metrics
-from polyray.shelf.preferences.reward_model.run import RewardTrainingRun
 
 
 def reward_model_loop(worker: TrainWorker) -> None:
     """The loop of one rank inside Ray Train."""
-    run = RewardTrainingRun(worker.config, worker.run_dir, worker.device, worker.rank, worker.world_size)
-    run_reward_training(run, lambda metrics: ray.train.report(metrics))
+    run_reward_training(worker, lambda metrics: ray.train.report(metrics))
 
 
-def run_reward_training(run: RewardTrainingRun, reported: Callable[[dict[str, float]], None]) -> None:
+def run_reward_training(run: TrainWorker, reported: Callable[[dict[str, float]], None]) -> None:
     """Train from the newest checkpoint to the last step, or until validation no longer improves; write model/.
 
     If the driver asks for a stop, training ends after the current step, with a checkpoint and without a model.
@@ -81,7 +79,7 @@ def run_reward_training(run: RewardTrainingRun, reported: Callable[[dict[str, fl
         write_model(run, training.network, training.data, embeddings, training.stopping.best_version)
 
 
-def _start(run: RewardTrainingRun) -> Training:
+def _start(run: TrainWorker) -> Training:
     config = run.config
     data = load_training_data(config)
     torch.manual_seed(config.seed)
@@ -100,7 +98,7 @@ def _start(run: RewardTrainingRun) -> Training:
     return training
 
 
-def _train_step(run: RewardTrainingRun, training: Training) -> dict[str, float]:
+def _train_step(run: TrainWorker, training: Training) -> dict[str, float]:
     started, step = time.perf_counter(), training.step
     losses = backward(training.network, training.data, run.config, step, run.rank, run.world_size)
     parameters = training.network.parameters()
@@ -146,7 +144,7 @@ def backward(
     return losses
 
 
-def _evaluate(run: RewardTrainingRun, training: Training) -> dict[str, float]:
+def _evaluate(run: TrainWorker, training: Training) -> dict[str, float]:
     """Validation, the same numbers on every rank; keeps the network if it is the best."""
     config = run.config
     embeddings = embed_all(training.network, training.data.texts, run)
@@ -159,7 +157,7 @@ def _evaluate(run: RewardTrainingRun, training: Training) -> dict[str, float]:
 class _Log:
     """metrics.jsonl, written by rank 0."""
 
-    def __init__(self, run: RewardTrainingRun, step: int) -> None:
+    def __init__(self, run: TrainWorker, step: int) -> None:
         self._path = run.run_dir / "metrics.jsonl"
         self._writer: JsonlWriter | None = None
         if run.rank == 0:

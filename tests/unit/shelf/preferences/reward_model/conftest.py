@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from polyray.shelf.preferences.reward_model.run import RewardTrainingRun
+from polyray.launch.trainer import TrainWorker
 from polyray.shelf.preferences.reward_model.training import run_reward_training
 from tests.unit.shelf.preferences.reward_model.stand_ins import (
     CPU,
@@ -29,5 +29,5 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("polyray.shelf.preferences.reward_model.training.Embedder", KnownEmbedder)
         patch.setattr("polyray.shelf.preferences.reward_model.model.shared_embedder", KnownEmbedder)
-        run_reward_training(RewardTrainingRun(config, folder, CPU, 0, 1), lambda metrics: None)
+        run_reward_training(TrainWorker(config, folder, CPU, 0, 1), lambda metrics: None)
     return folder / "model"

@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 
 from polyray.config.reward_model import TrainRewardConfig
 from polyray.errors import ConfigError, RewardError
+from polyray.launch.trainer import TrainWorker
 from polyray.learner.optim import lr_share
 from polyray.models.embedder import Embedder
 from polyray.runs.jsonl import read_jsonl
@@ -21,7 +22,6 @@ from polyray.shelf.preferences.reward_model import EngagementModel, read_card, t
 from polyray.shelf.preferences.reward_model.data import load_training_data
 from polyray.shelf.preferences.reward_model.network import build_network
 from polyray.shelf.preferences.reward_model.objective import batch_rows
-from polyray.shelf.preferences.reward_model.run import RewardTrainingRun
 from polyray.shelf.preferences.reward_model.training import backward, run_reward_training
 from polyray.types import is_timing_key
 from tests.unit.shelf.preferences.reward_model.stand_ins import (
@@ -36,9 +36,9 @@ from tests.unit.shelf.preferences.reward_model.stand_ins import (
 pytestmark = pytest.mark.usefixtures("known_encoder")
 
 
-def a_run(config: TrainRewardConfig, run_dir: Path) -> RewardTrainingRun:
+def a_run(config: TrainRewardConfig, run_dir: Path) -> TrainWorker:
     run_dir.mkdir(exist_ok=True)
-    return RewardTrainingRun(config, run_dir, CPU, rank=0, world_size=1)
+    return TrainWorker(config, run_dir, CPU, rank=0, world_size=1)
 
 
 def train(config: TrainRewardConfig, run_dir: Path, kill_at: int | None = None) -> list[dict[str, Any]]:
