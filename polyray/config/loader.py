@@ -136,7 +136,10 @@ def _explain(item: Any, model: type[BaseModel]) -> str:
         if key in MONITORED:
             entries = ", ".join(f'"{name}"' for name in MONITORED[key])
             changed = f'{{preset: "{MONITORED[key][0]}", action: stop}}'
-            return f"unknown key {key!r}; did you mean 'monitors'? Write monitors: [{entries}], or {changed} in it"
+            return (
+                f"unknown key {key!r}; did you mean 'monitors'? Write monitors: [{entries}]; an entry like {changed} "
+                "changes a preset"
+            )
         known = [name for candidate in _follow(model, location[:-1])[1] for name in candidate.model_fields]
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         section = key.rpartition(".")[0]
