@@ -28,9 +28,9 @@ from polyray.extensions import naming_the_extra
 from polyray.models.adapter import PolicyUpdate
 from polyray.rollout.engine import Engine, EngineSettings, Running
 from polyray.rollout.vllm_build import FIELD, MAX_LORAS, VLLM_RANKS, check_build
-from polyray.rollout.vllm_delivery import AdapterDelivery, MergedDelivery
 from polyray.rollout.watchdog import Watchdog
 from polyray.types import FinishReason, Sampling, TextDelta
+from polyray.weight_sync.vllm_delivery import AdapterDelivery, MergedDelivery
 
 POLL_S = 0.02
 """The longest a step waits for output of another process."""

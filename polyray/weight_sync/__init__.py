@@ -1,8 +1,9 @@
 """Getting a policy version into the engines, and proving that it is there. Without Ray.
 
-adapter.py    what travels: adapter bytes, their identity, the probe they must reproduce
-merge.py      adapter bytes + a pristine base -> the weights an engine reloads
-probe.py      the fixed sequences that are probed; an adapter on disk as something deliverable
-proof.py      probe log-probabilities, and the decision served / not served
-registry.py   which version is published and which worker serves which
+mode.py            merged weights or an adapter: the rule
+merge.py           adapter bytes + a pristine base -> the weights an engine loads
+vllm_delivery.py   loads them, or the adapter, into vLLM
+probe.py           the fixed sequences that are probed; an adapter on disk as something deliverable
+evidence.py        statistics of their log-probs
+proof.py           the decision: served, or not served
 """

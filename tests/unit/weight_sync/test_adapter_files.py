@@ -15,9 +15,9 @@ from polyray.config.model import LoraSpec
 from polyray.errors import WeightSyncError
 from polyray.models.adapter import AdapterShape
 from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
-from polyray.rollout.vllm_delivery import write_adapter
 from polyray.weight_sync.merge import zero_adapter
 from polyray.weight_sync.probe import probe_logprobs
+from polyray.weight_sync.vllm_delivery import write_adapter
 from tests.unit.tiny_policy import build_base, move, save_base
 
 SHAPE = AdapterShape(1, 1.0, ("q_proj",))
