@@ -8,7 +8,7 @@ Everything is checked before the engine is touched, because a reload that fails 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -36,6 +36,17 @@ def closed_over_fused(target_modules: Iterable[str]) -> frozenset[str]:
     return frozenset(names)
 
 
+def parts_of_modules(names: Iterable[str], fused: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """{an engine's module: the weights that it stacks, in their order}; `fused` is {"qkv_proj": ["q_proj", ...]}."""
+    place = {part: (whole, index) for whole, parts in fused.items() for index, part in enumerate(parts)}
+    found: dict[str, dict[int, str]] = {}
+    for name in names:
+        parent, _, module = name.removesuffix(".weight").rpartition(".")
+        whole, index = place.get(module, (module, 0))
+        found.setdefault(f"{parent}.{whole}", {})[index] = name
+    return {module: [parts[index] for index in sorted(parts)] for module, parts in found.items()}
+
+
 class MergedWeights:
     """Merges adapters into one base, again and again, from a pristine copy that is read once."""
 
@@ -43,16 +54,16 @@ class MergedWeights:
         self._files = base_weight_files(model_dir)
         self._pristine: dict[str, torch.Tensor] = {}
 
-    def merge(self, payload: PolicyUpdate) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every weight to reload, float32, Hugging Face names; each is computed when it is asked for.
+    def merge(self, payload: PolicyUpdate) -> Callable[[str], torch.Tensor]:
+        """Float32 weight of each of `names`, Hugging Face names; computed when it is asked for.
 
-        Weights that an earlier payload touched and this one does not come back as W0, so the result never
+        Weights that an earlier payload touched and this one does not are W0, so the result never
         depends on what was served before. Raises WeightSyncError at once for tied or unknown modules, wrong
         shapes and values that are not finite.
         """
         shape = payload.shape
         if shape is None:
-            return ((name, weight.float()) for name, weight in self._pristine.items())
+            return lambda name: self._pristine[name].float()
         deltas = paired_factors(adapter_from_bytes(payload.tensors))
         self._refuse_tied(shape)
         self._load_pristine(closed_over_fused(shape.target_modules))
@@ -64,20 +75,17 @@ class MergedWeights:
             )
         for name, (a, b) in deltas.items():
             _check_factors(name, self._pristine[name], a, b, shape)
-        return (
-            (
-                name,
-                merged_weight(name, weight.float(), *deltas[name], shape)
-                if name in deltas
-                else weight.float(),
-            )
-            for name, weight in self._pristine.items()
-        )
+
+        def merged(name: str) -> torch.Tensor:
+            weight = self._pristine[name].float()
+            return merged_weight(name, weight, *deltas[name], shape) if name in deltas else weight
+
+        return merged
 
     @property
-    def touched(self) -> bool:
-        """Whether there is anything to reload: before the first adapter, an engine has the base's weights."""
-        return bool(self._pristine)
+    def names(self) -> tuple[str, ...]:
+        """All weights to load; none before the first adapter, as long as an engine has the base's weights."""
+        return tuple(self._pristine)
 
     def _refuse_tied(self, shape: AdapterShape) -> None:
         tied = [name for name in shape.target_modules if name.rsplit(".", 1)[-1] in TIED_MODULES]

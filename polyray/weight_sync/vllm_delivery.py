@@ -13,13 +13,23 @@ import itertools
 import json
 import logging
 import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from polyray.config.model import LINEAR_MODULES
 from polyray.errors import RolloutError, WeightSyncError
 from polyray.models.adapter import AdapterShape, PolicyUpdate
-from polyray.weight_sync.merge import MergedWeights, adapter_from_bytes, paired_factors, zero_adapter
+from polyray.weight_sync.merge import (
+    MergedWeights,
+    adapter_from_bytes,
+    paired_factors,
+    parts_of_modules,
+    zero_adapter,
+)
 
 
 class MergedDelivery:
@@ -30,14 +40,17 @@ class MergedDelivery:
         self._engine = engine
         self._weights = MergedWeights(model_dir)
         self._dtype = engine.vllm_config.model_config.dtype
+        self._on_cpu = engine.vllm_config.device_config.device_type == "cpu"
         for name in ("layerwise", "inplace"):  # they warn about every module that a reload leaves as it is
             logging.getLogger(f"vllm.model_executor.model_loader.reload.{name}").setLevel(logging.ERROR)
 
     def load(self, payload: PolicyUpdate) -> None:
-        """Merge into the pristine base and reload in place. WeightSyncError for a payload that cannot be merged."""
-        merged = self._weights.merge(payload)
-        if self._weights.touched:
-            weights = ((name, weight.to(self._dtype)) for name, weight in merged)
+        """Merge into the pristine base, in place. WeightSyncError for a payload that cannot be merged."""
+        merged, names = self._weights.merge(payload), self._weights.names
+        if names and self._on_cpu:
+            self._engine.apply_model(partial(self._replace, names=names, merged=merged))
+        elif names:
+            weights = ((name, merged(name).to(self._dtype)) for name in names)
             self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if not self._engine.reset_prefix_cache():
             raise RolloutError(
@@ -46,6 +59,18 @@ class MergedDelivery:
 
     def unload(self, loaded: Any) -> None:
         """No effect: the next load takes the place of this version."""
+
+    def _replace(self, model: Any, names: Sequence[str], merged: Callable[[str], torch.Tensor]) -> None:
+        """Give each linear layer its new weight, and let vLLM pack it for the processor.
+
+        vLLM's own reload writes every weight once more, which takes as long as merging and packing.
+        """
+        for module, parts in parts_of_modules(names, model.packed_modules_mapping).items():
+            layer = model.get_submodule(module)
+            weights = [merged(name).to(self._dtype) for name in parts]
+            weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+            layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+            layer.quant_method.process_weights_after_loading(layer)
 
 
 class AdapterDelivery:

@@ -15,7 +15,7 @@ from polyray.errors import WeightSyncError
 from polyray.models.adapter import AdapterShape, PolicyUpdate, Probe, sha256_of
 from polyray.models.lora import adapter_bytes, adapter_config, adapter_state
 from polyray.types import PolicyVersion
-from polyray.weight_sync.merge import MergedWeights, closed_over_fused
+from polyray.weight_sync.merge import MergedWeights, closed_over_fused, parts_of_modules
 from tests.unit.tiny_policy import build_policy, save_base
 
 Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -49,17 +49,21 @@ def _adapter(modules: tuple[str, ...] = LINEAR_MODULES) -> tuple[PolicyUpdate, d
     return payload, model.merge_and_unload().state_dict()  # type: ignore[operator]  # PEFT's forwarding
 
 
+def _merged(weights: MergedWeights, payload: PolicyUpdate) -> dict[str, torch.Tensor]:
+    merged = weights.merge(payload)
+    return {name: merged(name) for name in weights.names}
+
+
 def test_every_version_of_a_sequence_is_pefts_merge_on_the_untouched_base(
     model_dir: Path, pristine: dict[str, torch.Tensor]
 ) -> None:
     weights = MergedWeights(model_dir)
-    assert list(weights.merge(_payload(b"", None))) == []
-    assert not weights.touched
+    assert _merged(weights, _payload(b"", None)) == {}
     touched: set[str] = set()
     seen: dict[tuple[str, ...], dict[str, torch.Tensor]] = {}
     for modules in (QV, LINEAR_MODULES, ("o_proj",), (), QV, LINEAR_MODULES):
         payload, expected = _adapter(modules) if modules else (_payload(b"", None), pristine)
-        merged = dict(weights.merge(payload))
+        merged = _merged(weights, payload)
         touched |= closed_over_fused(modules)
         assert {name.split(".")[-2] for name in merged} == touched and len(merged) == len(touched)
         for name, weight in merged.items():
@@ -69,6 +73,21 @@ def test_every_version_of_a_sequence_is_pefts_merge_on_the_untouched_base(
             else:
                 assert torch.equal(weight, pristine[name])
             assert torch.equal(weight, seen.setdefault(modules, merged).get(name, weight))  # no drift
+
+
+def test_parts_of_fused_modules_come_in_the_engines_order() -> None:
+    fused = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
+    names = [
+        f"model.layers.1.{name}.weight"
+        for name in ("mlp.up_proj", "a.k_proj", "a.o_proj", "a.q_proj", "a.v_proj")
+    ]
+    assert parts_of_modules([*names, "model.layers.1.mlp.gate_proj.weight"], fused) == {
+        "model.layers.1.mlp.gate_up_proj": [
+            f"model.layers.1.mlp.{part}_proj.weight" for part in ("gate", "up")
+        ],
+        "model.layers.1.a.qkv_proj": [f"model.layers.1.a.{part}_proj.weight" for part in "qkv"],
+        "model.layers.1.a.o_proj": ["model.layers.1.a.o_proj.weight"],
+    }
 
 
 @pytest.mark.parametrize(
@@ -96,8 +115,8 @@ def test_sharded_weights_merge_like_whole_ones(
     index = {"weight_map": {name: file for file, chosen in shards.items() for name in chosen}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     payload = _adapter()[0]
-    whole = dict(MergedWeights(model_dir).merge(payload))
-    sharded = dict(MergedWeights(tmp_path).merge(payload))
+    whole = _merged(MergedWeights(model_dir), payload)
+    sharded = _merged(MergedWeights(tmp_path), payload)
     assert sharded.keys() == whole.keys()
     assert all(torch.equal(sharded[name], whole[name]) for name in whole)
 
@@ -107,7 +126,7 @@ def test_bfloat16_base_is_merged_in_float32(tmp_path: Path, pristine: dict[str, 
     save_file(half, tmp_path / "model.safetensors")
     payload = _adapter(("o_proj",))[0]
     factors = safetensors.torch.load(payload.tensors)
-    for name, weight in MergedWeights(tmp_path).merge(payload):
+    for name, weight in _merged(MergedWeights(tmp_path), payload).items():
         stem = f"base_model.model.{name.removesuffix('.weight')}"
         a, b = factors[f"{stem}.lora_A.weight"], factors[f"{stem}.lora_B.weight"]
         assert weight.dtype == torch.float32
@@ -154,5 +173,5 @@ def test_adapter_that_does_not_fit_is_refused_and_the_base_is_untouched(
     tensors = safetensors.torch.save({key: value for key, value in state.items() if value is not None})
     with pytest.raises(WeightSyncError, match=message):
         weights.merge(_payload(tensors, AdapterShape(4, 6.0, modules)))
-    for name, weight in weights.merge(_payload(b"", None)):
+    for name, weight in _merged(weights, _payload(b"", None)).items():
         assert torch.equal(weight, pristine[name])
