@@ -22,6 +22,7 @@ from polyray.algorithms.advantages import (
     group_advantages,
     leave_one_out_advantages,
     maximum_likelihood_advantages,
+    reinforce_advantages,
 )
 from polyray.algorithms.class_credits import (
     coverage_set_credits,
@@ -156,6 +157,7 @@ __all__ = [
     "polychromic_advantages",
     "present_samples",
     "product_set_credits",
+    "reinforce_advantages",
     "scheduled",
     "self_bleu_value",
     "sequence_log_ratio",

@@ -29,6 +29,27 @@ class MaxRlSpec(ObjectiveSpec):
     type: Literal["maxrl"] = "maxrl"
 
 
+class ReinforceSpec(ObjectiveSpec):
+    """REINFORCE without a baseline from the group, right samples weighted (arXiv 2506.01347); rewards in [0, 1]."""
+
+    type: Literal["reinforce"] = "reinforce"
+    positive_weight: float = Field(
+        default=1.0,
+        ge=0,
+        description="advantage of a right sample where a wrong one has -1: 0 is NSR, 0.1 W-REINFORCE, 1 rewards of "
+        "+1 and -1",
+    )
+
+    @model_validator(mode="after")
+    def _is_not_scaled(self) -> ReinforceSpec:
+        if self.scale != "none":
+            raise ValueError(
+                f"scale={self.scale}: without a baseline all advantages may be equal, with a deviation of 0; set "
+                "scale=none"
+            )
+        return self
+
+
 class BestMinusSecondSpec(ObjectiveSpec):
     """The best sample gets its lead over the second, verl's grpo_passk (arXiv 2503.19595)."""
 
@@ -196,7 +217,7 @@ class PolychromicSpec(OfSetsSpec):
 
 
 AlgorithmSpec = Annotated[
-    GrpoSpec | RlooSpec | MaxRlSpec | BestMinusSecondSpec | PassAtKSpec | PkpoSpec | PolyEpoSpec
+    GrpoSpec | RlooSpec | MaxRlSpec | ReinforceSpec | BestMinusSecondSpec | PassAtKSpec | PkpoSpec | PolyEpoSpec
     | PolychromicSpec | PolychromicPpoSpec | ShapedSpec | DarlingSpec | UnlikelinessSpec,
     Field(discriminator="type"),
     BeforeValidator(expanded),

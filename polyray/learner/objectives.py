@@ -23,6 +23,7 @@ from polyray.algorithms import (
     pkpo_advantages,
     poly_epo_advantages,
     polychromic_advantages,
+    reinforce_advantages,
     shaped_advantages,
     shared_set_advantages,
     stale_polychromic_advantages,
@@ -125,6 +126,7 @@ OF_TYPE: dict[str, Callable[[Samples, Any], np.ndarray]] = {
     "grpo": lambda s, spec: group_advantages(s.rewards_G),
     "rloo": lambda s, spec: leave_one_out_advantages(s.rewards_G),
     "maxrl": lambda s, spec: maximum_likelihood_advantages(s.rewards_G),
+    "reinforce": lambda s, spec: reinforce_advantages(s.rewards_G, spec.positive_weight),
     "best_minus_second": lambda s, spec: best_minus_second_advantages(s.rewards_G, _own_scale(spec)),
     "pass_at_k": _pass_at_k,
     # PKPO's weights sum over samples, the loss averages over them.

@@ -33,6 +33,8 @@ def polychromic(**changes: Any) -> object:
 CALLS: list[tuple[Callable[[], object], str]] = [
     (lambda: a.group_advantages([1.0, NAN]), r"rewards_G\[1\]=nan"),
     (lambda: a.leave_one_out_advantages([1.0]), r"\b1\b.*\b2\b"),
+    (lambda: a.reinforce_advantages([1.0, 2.0]), r"rewards_G.*1\.0.*2\.0"),
+    (lambda: a.reinforce_advantages([1.0, 0.0], -0.1), r"positive_weight=-0\.1"),
     (lambda: a.deviation([1, 0], "both"), "std='both'"),
     (lambda: a.deviation([1.0]), r"\b1\b.*\b2\b"),
     (lambda: a.cluster_set_credits(HALVES, CLASSES, 3), r"k=3.*\b2\b.*N=3"),

@@ -33,6 +33,7 @@ from polyray.algorithms import (
     pkpo_advantages,
     poly_epo_advantages,
     polychromic_advantages,
+    reinforce_advantages,
     self_bleu_value,
     shaped_advantages,
     shared_set_advantages,
@@ -164,6 +165,13 @@ def test_leave_one_out_is_exact_and_group_mean_shrinks_the_gradient() -> None:
     grouped = expected_update(lambda g: group_advantages(pick(QUALITY_V, g)) / N, N)
     np.testing.assert_allclose(loo, exact, rtol=0, atol=1e-12)
     np.testing.assert_allclose(grouped, (N - 1) / N * exact, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1, 1.0])
+def test_reinforce_is_exact_for_every_weight_of_right_samples(weight: float) -> None:
+    exact = exact_gradient(lambda s: QUALITY_V[s[0]], 1)
+    update = expected_update(lambda g: reinforce_advantages(pick(QUALITY_V, g), weight) / N, N)
+    np.testing.assert_allclose(update, (1 + weight) * exact, rtol=0, atol=1e-12)
 
 
 def test_division_by_the_deviation_keeps_the_direction_but_not_the_length() -> None:
