@@ -19,6 +19,7 @@ from __future__ import annotations
 from polyray.algorithms.advantages import (
     deviation,
     deviation_of_sums,
+    focal_weight,
     group_advantages,
     leave_one_out_advantages,
     maximum_likelihood_advantages,
@@ -129,6 +130,7 @@ __all__ = [
     "floored_classes",
     "floored_distances",
     "floored_kernel",
+    "focal_weight",
     "gated_distances",
     "gem_loss",
     "group_advantages",

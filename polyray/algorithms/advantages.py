@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from polyray.algorithms.checks import check_weight
-from polyray.metrics.arrays import Floats, finite_vector, unit_vector
+from polyray.metrics.arrays import Floats, binary_vector, finite_vector, integer_vector, unit_vector
 
 Std = Literal["sample", "population"]
 STD_EPSILON = 1e-6
@@ -101,6 +101,24 @@ def reinforce_advantages(rewards_G: npt.ArrayLike, positive_weight: float = 1.0)
     rewards = unit_vector(rewards_G, "rewards_G")
     check_weight(positive_weight, "positive_weight")
     return positive_weight * rewards - (1 - rewards)
+
+
+def focal_weight(correct_G: npt.ArrayLike, gamma: float) -> float:
+    """(1 - share of right samples) ** gamma: F-GRPO's factor of a group's advantages (arXiv 2602.06717).
+
+    Groups that are solved often weigh less; gamma 0 is a factor of 1. It re-weights prompts: with `group_advantages`
+    and gamma 1 the expected gradient is that of E r times (N - 1) (N - 1 - (N - 2) p) / N^2, about 1 - p.
+
+    Args:
+        correct_G: [N] 0 or 1.
+        gamma: not negative; the paper uses 0.5 and 1.
+
+    Raises:
+        ValueError: values other than 0 and 1, a negative gamma.
+    """
+    check_weight(gamma, "gamma")
+    correct = integer_vector(correct_G, "correct_G")
+    return float(1 - binary_vector(correct, "correct_G", len(correct)).mean()) ** gamma
 
 
 def deviation(values: npt.ArrayLike, std: Std = "sample") -> float:

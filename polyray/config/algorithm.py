@@ -15,6 +15,17 @@ class GrpoSpec(ObjectiveSpec):
     2503.20783)."""
 
     type: Literal["grpo"] = "grpo"
+    focal_gamma: float = Field(
+        default=0.0,
+        ge=0,
+        description="advantages x (1 - share of right completions) to this power: F-GRPO (arXiv 2602.06717) uses 0.5 "
+        "and 1; 0 is off",
+    )
+
+    @property
+    def of_passes(self) -> tuple[str, str] | None:
+        """focal_gamma, which counts right completions."""
+        return (f"focal_gamma={self.focal_gamma:g}", "remove it") if self.focal_gamma > 0 else None
 
 
 class RlooSpec(ObjectiveSpec):
@@ -63,6 +74,11 @@ class PassAtKSpec(OfSetsSpec):
     scale: Literal["none", "group", "batch"] = Field(
         default="group", description="group: by the paper's sigma, that of sets of k"
     )
+
+    @property
+    def of_passes(self) -> tuple[str, str] | None:
+        """The type: a completion is right or wrong."""
+        return "type=pass_at_k", "use pkpo, which takes any reward"
 
 
 class PkpoSpec(OfSetsSpec):

@@ -15,6 +15,7 @@ import numpy as np
 from polyray.algorithms import (
     deviation,
     deviation_of_sums,
+    focal_weight,
     has_signal,
     leave_one_out_advantages,
     overlong_penalty,
@@ -23,6 +24,7 @@ from polyray.algorithms import (
 from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec
 from polyray.learner.objectives import OF_TYPE, SCALED_BY_OWN_STD, Samples, polychromic
 from polyray.learner.reduce import Sums
+from polyray.metrics.groups import PASS_THRESHOLD
 from polyray.types import ScoredGroup
 
 ROUNDING = 1e-12
@@ -45,6 +47,11 @@ class GroupAdvantages:
     def divided(self, by: float) -> GroupAdvantages:
         """All three over `by`."""
         return GroupAdvantages(self.advantages_G / by, self.quality_part_G / by, self.diversity_part_G / by)
+
+    def times(self, factor: float) -> GroupAdvantages:
+        """All three times `factor`."""
+        parts = (self.advantages_G, self.quality_part_G, self.diversity_part_G)
+        return GroupAdvantages(*(part * factor for part in parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +122,10 @@ def compute_advantages(
     parts[np.abs(parts) < ROUNDING] = 0.0
     advantages = GroupAdvantages(parts.sum(axis=0), parts[0], parts[1])
     if algorithm.scale == "group" and algorithm.type not in SCALED_BY_OWN_STD:
-        return advantages.divided(deviation(advantages.advantages_G[take_G], algorithm.std))
+        advantages = advantages.divided(deviation(advantages.advantages_G[take_G], algorithm.std))
+    if isinstance(algorithm, GrpoSpec):
+        correct_G = group.rewards_G[take_G] >= PASS_THRESHOLD
+        return advantages.times(focal_weight(correct_G, algorithm.focal_gamma))
     return advantages
 
 

@@ -8,6 +8,7 @@ import pytest
 from polyray.algorithms import (
     deviation,
     deviation_of_sums,
+    focal_weight,
     group_advantages,
     leave_one_out_advantages,
     reinforce_advantages,
@@ -39,3 +40,10 @@ def test_reinforce_advantages_equal_the_weighted_rewards_of_the_paper(weight: fl
     published = [weight * r if r == 1 else r for r in (2 * verdict - 1 for verdict in verdicts)]
     assert reinforce_advantages(verdicts, weight).tolist() == published
     np.testing.assert_allclose(reinforce_advantages([0.25], weight), [0.25 * weight - 0.75], atol=1e-15)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
+def test_focal_weight_is_the_power_of_the_share_of_wrong_samples(gamma: float) -> None:
+    assert focal_weight([1, 0, 0, 1, 1, 0, 0, 0], gamma) == pytest.approx((1 - 3 / 8) ** gamma, abs=1e-15)
+    assert focal_weight([0, 0], gamma) == 1.0
+    assert focal_weight([1, 1], gamma) == (1.0 if gamma == 0 else 0.0)

@@ -35,6 +35,8 @@ CALLS: list[tuple[Callable[[], object], str]] = [
     (lambda: a.leave_one_out_advantages([1.0]), r"\b1\b.*\b2\b"),
     (lambda: a.reinforce_advantages([1.0, 2.0]), r"rewards_G.*1\.0.*2\.0"),
     (lambda: a.reinforce_advantages([1.0, 0.0], -0.1), r"positive_weight=-0\.1"),
+    (lambda: a.focal_weight([1, 0.5], 1.0), r"correct_G=\[.*0\.5\]"),
+    (lambda: a.focal_weight([1, 0], -1.0), r"gamma=-1\.0"),
     (lambda: a.deviation([1, 0], "both"), "std='both'"),
     (lambda: a.deviation([1.0]), r"\b1\b.*\b2\b"),
     (lambda: a.cluster_set_credits(HALVES, CLASSES, 3), r"k=3.*\b2\b.*N=3"),

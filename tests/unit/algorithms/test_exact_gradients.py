@@ -21,6 +21,7 @@ from polyray.algorithms import (
     entropy_set_credits,
     enumerated_set_credits,
     facility_location_set_credits,
+    focal_weight,
     gated_distances,
     group_advantages,
     leave_one_out_advantages,
@@ -172,6 +173,17 @@ def test_reinforce_is_exact_for_every_weight_of_right_samples(weight: float) -> 
     exact = exact_gradient(lambda s: QUALITY_V[s[0]], 1)
     update = expected_update(lambda g: reinforce_advantages(pick(QUALITY_V, g), weight) / N, N)
     np.testing.assert_allclose(update, (1 + weight) * exact, rtol=0, atol=1e-12)
+
+
+def test_focal_weight_of_power_one_re_weights_prompts_by_a_line() -> None:
+    p = float(PROBABILITIES_V @ CORRECT_V)
+    gradient_of_p = exact_gradient(lambda s: float(CORRECT_V[s[0]]), 1)
+
+    def weights(g: Outcomes) -> np.ndarray:
+        return focal_weight(pick(CORRECT_V, g), 1.0) * group_advantages(pick(CORRECT_V, g)) / N
+
+    expected = (N - 1) * (N - 1 - (N - 2) * p) / N**2 * gradient_of_p
+    np.testing.assert_allclose(expected_update(weights, N), expected, rtol=0, atol=1e-12)
 
 
 def test_division_by_the_deviation_keeps_the_direction_but_not_the_length() -> None:

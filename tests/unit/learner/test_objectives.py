@@ -114,3 +114,13 @@ def test_wrong_sample_earns_no_diversity_at_the_default_floor(objective: Any, of
     spec = algorithm.PolychromicSpec(objective=objective, diversity_weight=1.0, set_size=4)
     found = compute_advantages(replace(group, distances_GG=distances), spec).diversity_part_G
     np.testing.assert_allclose(found, [*[-of_wrong / 7] * 7, of_wrong], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dapo", "drgrpo"])
+def test_focal_gamma_scales_published_advantages_by_the_success_of_the_group(name: str) -> None:
+    group = random_group(3, [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+    plain = load_preset(name).algorithm
+    focal = load_preset(name, "algorithm.focal_gamma=0.5").algorithm
+    expected = compute_advantages(group, plain, max_tokens=64).advantages_G * (1 - 5 / 8) ** 0.5
+    found = compute_advantages(group, focal, max_tokens=64).advantages_G
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
