@@ -4,7 +4,7 @@
             set_credits.py     pairwise, product, cluster          class_credits.py   distinct, coverage, entropy
             kernel_credits.py  determinant, facility location      subset_credits.py  any function of a set
             polychromic.py     the set objective of a run          stale_credits.py   groups of an older policy
-            set_values.py      what each D says about one set      heuristics.py      DARLING, unlikeliness
+            set_values.py      what each D says about one set      heuristics.py      DARLING, GAPO, rare classes
             shaping.py         length, floors, schedules
     torch   losses.py          clipped, GSPO, CISPO, SAPO          kl.py              k1, k2, k3
             importance.py      learner / engine mismatch           exploration.py     Clip-Cov, KL-Cov
@@ -37,7 +37,13 @@ from polyray.algorithms.exploration import (
     kl_cov_tokens,
     token_covariances,
 )
-from polyray.algorithms.heuristics import darling_advantages, shaped_advantages, unlikeliness_advantages
+from polyray.algorithms.heuristics import (
+    darling_advantages,
+    gapo_advantages,
+    rare_advantages,
+    shaped_advantages,
+    unlikeliness_advantages,
+)
 from polyray.algorithms.importance import (
     effective_sample_size,
     masked_token_weights,
@@ -131,6 +137,7 @@ __all__ = [
     "floored_distances",
     "floored_kernel",
     "focal_weight",
+    "gapo_advantages",
     "gated_distances",
     "gem_loss",
     "group_advantages",
@@ -159,6 +166,7 @@ __all__ = [
     "polychromic_advantages",
     "present_samples",
     "product_set_credits",
+    "rare_advantages",
     "reinforce_advantages",
     "scheduled",
     "self_bleu_value",

@@ -160,6 +160,43 @@ class UnlikelinessSpec(ObjectiveSpec):
     scale: Literal["none", "group", "batch"] = Field(default="group", description="as in ObjectiveSpec")
 
 
+class RareSpec(ObjectiveSpec):
+    """Heuristic: advantages over a power of the size of the completion's class (arXiv 2601.08763)."""
+
+    type: Literal["rare"] = "rare"
+    alpha: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="advantages over (completions of the class) to this power; 0 is GRPO",
+    )
+    scale: Literal["none", "group", "batch"] = Field(
+        default="group", description="group: by the standard deviation of the group's rewards, as in GRPO"
+    )
+
+    @property
+    def needs_classes(self) -> bool:
+        """True: the objective counts classes."""
+        return True
+
+
+class GapoSpec(ObjectiveSpec):
+    """Heuristic: quality minus the frequency of the completion's class among valid ones (arXiv 2511.12596)."""
+
+    type: Literal["gapo"] = "gapo"
+    num_answers: int | None = Field(
+        default=None,
+        ge=1,
+        description="valid answers that a prompt has: a frequency below 1 over it is rewarded; null leaves it out",
+    )
+    scale: Literal["none", "group", "batch"] = Field(default="group", description="as in ObjectiveSpec")
+
+    @property
+    def needs_classes(self) -> bool:
+        """True: the objective counts classes."""
+        return True
+
+
 OF_CLASSES = ("cluster", "distinct_correct", "coverage", "entropy", "simpson")
 OF_DISTANCES = ("pairwise", "product", "gated", "facility", "determinant", "logdet", "vendi")
 
@@ -234,7 +271,8 @@ class PolychromicSpec(OfSetsSpec):
 
 AlgorithmSpec = Annotated[
     GrpoSpec | RlooSpec | MaxRlSpec | ReinforceSpec | BestMinusSecondSpec | PassAtKSpec | PkpoSpec | PolyEpoSpec
-    | PolychromicSpec | PolychromicPpoSpec | ShapedSpec | DarlingSpec | UnlikelinessSpec,
+    | PolychromicSpec | PolychromicPpoSpec | ShapedSpec | DarlingSpec | UnlikelinessSpec | RareSpec
+    | GapoSpec,
     Field(discriminator="type"),
     BeforeValidator(expanded),
 ]  # fmt: skip

@@ -16,6 +16,8 @@ from polyray.algorithms import (
     PolychromicAdvantages,
     best_minus_second_advantages,
     darling_advantages,
+    deviation,
+    gapo_advantages,
     group_advantages,
     leave_one_out_advantages,
     maximum_likelihood_advantages,
@@ -23,6 +25,7 @@ from polyray.algorithms import (
     pkpo_advantages,
     poly_epo_advantages,
     polychromic_advantages,
+    rare_advantages,
     reinforce_advantages,
     shaped_advantages,
     shared_set_advantages,
@@ -108,6 +111,11 @@ def _own_scale(spec: Any) -> Literal["std", "none"]:
     return "std" if spec.scale == "group" else "none"
 
 
+def _rare(samples: Samples, spec: Any) -> np.ndarray:
+    divisor = deviation(samples.rewards_G, spec.std) if spec.scale == "group" else 1.0
+    return rare_advantages(samples.rewards_G, samples.classes_G, spec.alpha) / divisor
+
+
 def _distances(samples: Samples) -> np.ndarray:
     if samples.distances_GG is None:
         raise ValueError(
@@ -138,8 +146,10 @@ OF_TYPE: dict[str, Callable[[Samples, Any], np.ndarray]] = {
     "shaped": lambda s, spec: shaped_advantages(s.rewards_G, _distances(s), spec.diversity_weight),
     "darling": lambda s, spec: darling_advantages(s.rewards_G, _distances(s), spec.combine),
     "unlikeliness": lambda s, spec: unlikeliness_advantages(s.rewards_G, s.mean_logprobs_G, spec.penalty),
+    "rare": _rare,
+    "gapo": lambda s, spec: gapo_advantages(s.rewards_G, s.classes_G, spec.num_answers),
 }
 """Advantage function of each `algorithm.type`; `polychromic` is separate, because it has two parts."""
 
-SCALED_BY_OWN_STD = ("pass_at_k", "best_minus_second")
+SCALED_BY_OWN_STD = ("pass_at_k", "best_minus_second", "rare")
 """Objectives for which `scale: group` is part of the formula."""

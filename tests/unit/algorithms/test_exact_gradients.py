@@ -22,6 +22,7 @@ from polyray.algorithms import (
     enumerated_set_credits,
     facility_location_set_credits,
     focal_weight,
+    gapo_advantages,
     gated_distances,
     group_advantages,
     leave_one_out_advantages,
@@ -244,6 +245,14 @@ def test_shaping_has_about_half_of_its_nominal_weight() -> None:
     )
     expected = (N - 1) / N * quality + weight * (N - 2) / (2 * N) * distance
     np.testing.assert_allclose(update, expected, rtol=0, atol=1e-12)
+
+
+def test_gapo_has_under_half_of_the_diversity_that_it_pays() -> None:
+    classes_V = np.array([5, 8, 2, 5])
+    differ_VV = (classes_V[:, None] != classes_V).astype(float)
+    diversity = exact_gradient(lambda s: mean_over_pairs(differ_VV, s), 2)
+    update = expected_update(lambda g: gapo_advantages(np.ones(N), pick(classes_V, g), 7) / N, N)
+    np.testing.assert_allclose(update, (N - 1) * (N - 2) / (2 * N**2) * diversity, rtol=0, atol=1e-12)
 
 
 OBJECTIVES = [

@@ -10,10 +10,12 @@ from polyray.algorithms import (
     floored_classes,
     floored_distances,
     floored_kernel,
+    gapo_advantages,
     has_signal,
     maximum_likelihood_advantages,
     overlong_penalty,
     present_samples,
+    rare_advantages,
     scheduled,
     shaped_advantages,
     unlikeliness_advantages,
@@ -39,6 +41,28 @@ def test_unlikeliness_discounts_by_rank_of_likelihood() -> None:
     np.testing.assert_allclose(advantages, values - values.mean(), atol=1e-15)
     tied = unlikeliness_advantages([1, 1], [-1.0, -1.0])
     assert tied.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_rare_divides_advantages_by_a_power_of_the_class_size(alpha: float) -> None:
+    rewards, classes = np.array([1.0, 1.0, 0.0, 1.0, 0.0, 0.4]), [7, 2, -1, 7, -1, 7]
+    weights = [1 / (1 if c == -1 else classes.count(c)) ** alpha for c in classes]
+    expected = weights * (rewards - rewards.mean())
+    np.testing.assert_allclose(rare_advantages(rewards, classes, alpha), expected, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("num_answers", [None, 10])
+def test_gapo_rewards_equal_one_minus_frequency_over_its_target(num_answers: int | None) -> None:
+    answers = ["b", "a", "?", "a", "c", "a"]
+    valid = [answer for answer in answers if answer != "?"]
+    target = 0.0 if num_answers is None else 1 / num_answers
+    rewards = np.array([
+        -1.0 if answer == "?" else 1 - (valid.count(answer) / len(valid) - target) for answer in answers
+    ])  # fmt: skip
+    quality, classes = [float(a != "?") for a in answers], [-1 if a == "?" else ord(a) for a in answers]
+    found = gapo_advantages(quality, classes, num_answers)
+    np.testing.assert_allclose(found, rewards - rewards.mean(), rtol=0, atol=1e-15)
+    assert gapo_advantages([0, 0], [-1, -1], num_answers).tolist() == [0.0, 0.0]
 
 
 def test_maximum_likelihood_divides_by_the_mean_reward() -> None:

@@ -94,6 +94,8 @@ VALUES: dict[str, list[Any]] = {
     "combine": ["multiply", "add"],
     "penalty": [0.9],
     "positive_weight": [0.1],
+    "alpha": [0.9],
+    "num_answers": [4],
     "focal_gamma": [1.0],
     "objective": [*OF_CLASSES, *OF_DISTANCES, "max", "distinct_n", "self_bleu"],
     "quality_weight": [0.2],

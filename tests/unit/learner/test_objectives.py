@@ -124,3 +124,16 @@ def test_focal_gamma_scales_published_advantages_by_the_success_of_the_group(nam
     expected = compute_advantages(group, plain, max_tokens=64).advantages_G * (1 - 5 / 8) ** 0.5
     found = compute_advantages(group, focal, max_tokens=64).advantages_G
     np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("std", ["sample", "population"])
+def test_rare_is_grpo_at_alpha_zero_and_weighs_normalised_advantages(std: Any) -> None:
+    group = scored_group(1)
+    grpo = algorithm.GrpoSpec(scale="group", std=std)
+    plain = compute_advantages(group, grpo).advantages_G
+    same = compute_advantages(group, algorithm.RareSpec(alpha=0.0, std=std)).advantages_G
+    np.testing.assert_allclose(same, plain, rtol=1e-12)
+    classes = group.classes_G.tolist()
+    sizes = np.array([1 if c == WRONG_CLASS else classes.count(c) for c in classes])
+    found = compute_advantages(group, algorithm.RareSpec(alpha=1.0, std=std)).advantages_G
+    np.testing.assert_allclose(found, plain / sizes, rtol=1e-12)
