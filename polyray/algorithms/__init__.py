@@ -4,7 +4,7 @@
             set_credits.py     pairwise, product, cluster          class_credits.py   distinct, coverage, entropy
             kernel_credits.py  determinant, facility location      subset_credits.py  any function of a set
             polychromic.py     the set objective of a run          stale_credits.py   groups of an older policy
-            set_values.py      what each D says about one set      heuristics.py      DARLING, GAPO, rare classes
+            set_values.py      what each D says about one set      heuristics.py      DARLING, GAPO, UCPO
             shaping.py         length, floors, schedules
     torch   losses.py          clipped, GSPO, CISPO, SAPO          kl.py              k1, k2, k3
             importance.py      learner / engine mismatch           exploration.py     Clip-Cov, KL-Cov
@@ -42,6 +42,7 @@ from polyray.algorithms.heuristics import (
     gapo_advantages,
     rare_advantages,
     shaped_advantages,
+    ucpo_advantages,
     unlikeliness_advantages,
 )
 from polyray.algorithms.importance import (
@@ -182,6 +183,7 @@ __all__ = [
     "token_covariances",
     "top_entropy_loss",
     "truncated_token_weights",
+    "ucpo_advantages",
     "unlikeliness_advantages",
     "vendi_value",
 ]

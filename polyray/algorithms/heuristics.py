@@ -14,7 +14,14 @@ import numpy.typing as npt
 
 from polyray.algorithms.advantages import group_advantages
 from polyray.algorithms.checks import check_weight
-from polyray.metrics.arrays import Floats, finite_vector, integer_vector, unit_distances, unit_vector
+from polyray.metrics.arrays import (
+    Floats,
+    binary_vector,
+    finite_vector,
+    integer_vector,
+    unit_distances,
+    unit_vector,
+)
 from polyray.types import WRONG_CLASS
 
 
@@ -141,6 +148,33 @@ def gapo_advantages(
     _, class_of_G, sizes_C = np.unique(classes, return_inverse=True, return_counts=True)
     excess_G = sizes_C[class_of_G] / max(1, valid.sum()) - (1 / num_answers if num_answers else 0.0)
     return group_advantages(np.where(valid, rewards - excess_G, rewards))
+
+
+def ucpo_advantages(correct_G: npt.ArrayLike, mean_logprobs_G: npt.ArrayLike, tau: float) -> Floats:
+    """GRPO, its right samples weighted towards 1 / likelihood (UCPO, arXiv 2605.00365, a reading). Heuristic.
+
+    Of m right samples each gets the advantage times 1 - tau + tau m w, where the weights w sum to 1 and are
+    proportional to exp(-mean log-probability per token): the unlikely ones gain what the likely ones lose. This is
+    the update of the authors' training script, which leaves wrong samples as they are and divides by the group's
+    `deviation`.
+
+    Args:
+        correct_G: [G >= 2] 0 or 1.
+        mean_logprobs_G: [G] finite, mean log-probability per token.
+        tau: in [0, 1]; 0 is GRPO, the authors' script has 0.2.
+
+    Returns:
+        [G] float64, summing to 0.
+    """
+    logprobs = finite_vector(mean_logprobs_G, "mean_logprobs_G", at_least=2)
+    correct = binary_vector(correct_G, "correct_G", len(logprobs))
+    if not 0 <= tau <= 1:
+        raise ValueError(f"tau={tau} must lie in [0, 1]; the authors use 0.2")
+    advantages = group_advantages(correct)
+    if correct.any():
+        surprise = np.exp(logprobs[correct].min() - logprobs[correct])
+        advantages[correct] *= 1 - tau + tau * surprise / surprise.mean()
+    return advantages
 
 
 def _mean_distances(distance_GG: npt.ArrayLike, num_samples: int) -> Floats:

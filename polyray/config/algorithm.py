@@ -197,6 +197,27 @@ class GapoSpec(ObjectiveSpec):
         return True
 
 
+class UcpoSpec(ObjectiveSpec):
+    """Heuristic: the advantage of right completions moves to the unlikely ones (arXiv 2605.00365); rewards of 1 are
+    right."""
+
+    type: Literal["ucpo"] = "ucpo"
+    tau: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="share of the advantage of right completions that goes by 1 / likelihood per token; 0 is GRPO",
+    )
+    scale: Literal["none", "group", "batch"] = Field(
+        default="group", description="group: by the standard deviation of the group's verdicts, as in GRPO"
+    )
+
+    @property
+    def of_passes(self) -> tuple[str, str] | None:
+        """The type: a completion is right or wrong."""
+        return "type=ucpo", "use unlikeliness, which takes any reward"
+
+
 OF_CLASSES = ("cluster", "distinct_correct", "coverage", "entropy", "simpson")
 OF_DISTANCES = ("pairwise", "product", "gated", "facility", "determinant", "logdet", "vendi")
 
@@ -272,7 +293,7 @@ class PolychromicSpec(OfSetsSpec):
 AlgorithmSpec = Annotated[
     GrpoSpec | RlooSpec | MaxRlSpec | ReinforceSpec | BestMinusSecondSpec | PassAtKSpec | PkpoSpec | PolyEpoSpec
     | PolychromicSpec | PolychromicPpoSpec | ShapedSpec | DarlingSpec | UnlikelinessSpec | RareSpec
-    | GapoSpec,
+    | GapoSpec | UcpoSpec,
     Field(discriminator="type"),
     BeforeValidator(expanded),
 ]  # fmt: skip

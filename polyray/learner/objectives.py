@@ -30,6 +30,7 @@ from polyray.algorithms import (
     shaped_advantages,
     shared_set_advantages,
     stale_polychromic_advantages,
+    ucpo_advantages,
     unlikeliness_advantages,
 )
 from polyray.config.algorithm import PolychromicSpec
@@ -112,8 +113,18 @@ def _own_scale(spec: Any) -> Literal["std", "none"]:
 
 
 def _rare(samples: Samples, spec: Any) -> np.ndarray:
-    divisor = deviation(samples.rewards_G, spec.std) if spec.scale == "group" else 1.0
-    return rare_advantages(samples.rewards_G, samples.classes_G, spec.alpha) / divisor
+    advantages = rare_advantages(samples.rewards_G, samples.classes_G, spec.alpha)
+    return advantages / _deviation_before(samples.rewards_G, spec)
+
+
+def _ucpo(samples: Samples, spec: Any) -> np.ndarray:
+    correct_G = (samples.rewards_G >= PASS_THRESHOLD).astype(np.float64)
+    return ucpo_advantages(correct_G, samples.mean_logprobs_G, spec.tau) / _deviation_before(correct_G, spec)
+
+
+def _deviation_before(rewards_G: np.ndarray, spec: Any) -> float:
+    """Divisor of objectives that weigh normalised advantages."""
+    return deviation(rewards_G, spec.std) if spec.scale == "group" else 1.0
 
 
 def _distances(samples: Samples) -> np.ndarray:
@@ -147,9 +158,10 @@ OF_TYPE: dict[str, Callable[[Samples, Any], np.ndarray]] = {
     "darling": lambda s, spec: darling_advantages(s.rewards_G, _distances(s), spec.combine),
     "unlikeliness": lambda s, spec: unlikeliness_advantages(s.rewards_G, s.mean_logprobs_G, spec.penalty),
     "rare": _rare,
+    "ucpo": _ucpo,
     "gapo": lambda s, spec: gapo_advantages(s.rewards_G, s.classes_G, spec.num_answers),
 }
 """Advantage function of each `algorithm.type`; `polychromic` is separate, because it has two parts."""
 
-SCALED_BY_OWN_STD = ("pass_at_k", "best_minus_second", "rare")
+SCALED_BY_OWN_STD = ("pass_at_k", "best_minus_second", "rare", "ucpo")
 """Objectives for which `scale: group` is part of the formula."""

@@ -18,6 +18,7 @@ from polyray.algorithms import (
     rare_advantages,
     scheduled,
     shaped_advantages,
+    ucpo_advantages,
     unlikeliness_advantages,
 )
 
@@ -63,6 +64,20 @@ def test_gapo_rewards_equal_one_minus_frequency_over_its_target(num_answers: int
     found = gapo_advantages(quality, classes, num_answers)
     np.testing.assert_allclose(found, rewards - rewards.mean(), rtol=0, atol=1e-15)
     assert gapo_advantages([0, 0], [-1, -1], num_answers).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.2, 1.0])
+def test_ucpo_blends_uniform_and_inverse_likelihood_weights(tau: float) -> None:
+    correct, logprobs = np.array([1, 0, 1, 1, 0]), np.array([-0.2, -3.0, -1.5, -0.7, -0.1])
+    right = np.flatnonzero(correct)
+    q = np.exp(logprobs[right]) / np.exp(logprobs[right]).sum()
+    blended = (1 - tau) / len(right) + tau * (1 / q) / (1 / q).sum()
+    expected = correct - correct.mean()
+    expected[right] *= blended * len(right)
+    found = ucpo_advantages(correct, logprobs, tau)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-15)
+    assert abs(found.sum()) < 1e-15 and found[2] >= found[3] >= found[0]
+    assert ucpo_advantages([0, 0], [-1.0, -2.0], tau).tolist() == [0.0, 0.0]
 
 
 def test_maximum_likelihood_divides_by_the_mean_reward() -> None:

@@ -95,6 +95,7 @@ VALUES: dict[str, list[Any]] = {
     "penalty": [0.9],
     "positive_weight": [0.1],
     "alpha": [0.9],
+    "tau": [0.9],
     "num_answers": [4],
     "focal_gamma": [1.0],
     "objective": [*OF_CLASSES, *OF_DISTANCES, "max", "distinct_n", "self_bleu"],

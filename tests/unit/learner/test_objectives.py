@@ -137,3 +137,15 @@ def test_rare_is_grpo_at_alpha_zero_and_weighs_normalised_advantages(std: Any) -
     sizes = np.array([1 if c == WRONG_CLASS else classes.count(c) for c in classes])
     found = compute_advantages(group, algorithm.RareSpec(alpha=1.0, std=std)).advantages_G
     np.testing.assert_allclose(found, plain / sizes, rtol=1e-12)
+
+
+@pytest.mark.parametrize("std", ["sample", "population"])
+def test_ucpo_is_grpo_at_tau_zero_and_keeps_the_advantage_of_right_samples(std: Any) -> None:
+    group = random_group(3, [1.0, 0.0, 1.0, 1.0, 0.0, 0.5])
+    verdicts = replace(group, rewards_G=np.floor(group.rewards_G))
+    plain = compute_advantages(verdicts, algorithm.GrpoSpec(scale="group", std=std)).advantages_G
+    same = compute_advantages(group, algorithm.UcpoSpec(tau=0.0, std=std)).advantages_G
+    np.testing.assert_allclose(same, plain, rtol=1e-12)
+    moved = compute_advantages(group, algorithm.UcpoSpec(tau=1.0, std=std)).advantages_G
+    np.testing.assert_allclose(moved[[0, 2, 3]].sum(), plain[[0, 2, 3]].sum(), rtol=1e-12)
+    assert np.ptp(moved[[0, 2, 3]]) > 0.01
