@@ -5,7 +5,7 @@
             kernel_credits.py  determinant, facility location      subset_credits.py  any function of a set
             polychromic.py     the set objective of a run          stale_credits.py   groups of an older policy
             set_values.py      what each D says about one set      heuristics.py      DARLING, GAPO, UCPO
-            shaping.py         length, floors, schedules
+            shaping.py         length, MARA, floors, schedules
     torch   losses.py          clipped, GSPO, CISPO, SAPO          kl.py              k1, k2, k3
             importance.py      learner / engine mismatch           exploration.py     Clip-Cov, KL-Cov
             supervised.py      cross-entropy, GEM                  regularizers.py    BA-LoRA's
@@ -95,6 +95,7 @@ from polyray.algorithms.shaping import (
     floored_distances,
     floored_kernel,
     has_signal,
+    mode_anchored_rewards,
     overlong_penalty,
     present_samples,
     scheduled,
@@ -159,6 +160,7 @@ __all__ = [
     "mean_distance_credits",
     "member_facility_set_credits",
     "mismatch_sums",
+    "mode_anchored_rewards",
     "overlong_penalty",
     "pairwise_set_credits",
     "pass_at_k_training_advantages",

@@ -21,6 +21,11 @@ class GrpoSpec(ObjectiveSpec):
         description="advantages x (1 - share of right completions) to this power: F-GRPO (arXiv 2602.06717) uses 0.5 "
         "and 1; 0 is off",
     )
+    mode_threshold: float | None = Field(
+        default=None,
+        description="completions with this reward or more are worth the same under the KL in the reward, however "
+        "unlikely the warm start finds them: MARA (arXiv 2510.20817); null is off",
+    )
 
     @property
     def of_passes(self) -> tuple[str, str] | None:

@@ -18,6 +18,7 @@ from polyray.algorithms import (
     focal_weight,
     has_signal,
     leave_one_out_advantages,
+    mode_anchored_rewards,
     overlong_penalty,
     scheduled,
 )
@@ -110,7 +111,8 @@ def compute_advantages(
     samples = _samples(group, take_G, measured)
     added = _added_rewards(group, algorithm, max_tokens, measured)[take_G]
     if isinstance(algorithm, GrpoSpec):  # its standard deviation is that of the whole reward
-        samples, added = replace(samples, rewards_G=samples.rewards_G + added), np.zeros(len(added))
+        rewards_G = _anchored_rewards(group, take_G, algorithm, measured)
+        samples, added = replace(samples, rewards_G=rewards_G + added), np.zeros(len(added))
     parts = np.zeros((2, len(take_G)))
     if isinstance(algorithm, PolychromicSpec):
         result = polychromic(samples, algorithm)
@@ -177,6 +179,18 @@ def _samples(group: ScoredGroup, take_G: np.ndarray, measured: Measured | None) 
         np.array(logprobs),
         measured.log_weights_G[take_G] if measured is not None else np.zeros(len(completions)),
     )
+
+
+def _anchored_rewards(
+    group: ScoredGroup, take_G: np.ndarray, algorithm: GrpoSpec, measured: Measured | None
+) -> np.ndarray:
+    """Rewards of the completions that take part, with `mode_threshold` those of MARA."""
+    rewards_G = group.rewards_G[take_G]
+    if algorithm.mode_threshold is None or measured is None:
+        return rewards_G
+    rollout_G = np.array([c.rollout_logprobs.sum(dtype=np.float64) for c in group.group.completions])
+    reference_G = (rollout_G - measured.kl_G)[take_G]
+    return mode_anchored_rewards(rewards_G, reference_G, algorithm.kl_coefficient, algorithm.mode_threshold)
 
 
 def _added_rewards(

@@ -90,6 +90,8 @@ CALLS: list[tuple[Callable[[], object], str]] = [
     (lambda: a.ucpo_advantages([1, 0], [-1.0, NAN], 0.5), r"mean_logprobs_G\[1\]=nan"),
     (lambda: a.maximum_likelihood_advantages([1, -1]), "rewards_G.*0"),
     (lambda: a.overlong_penalty([3], 10, 11), r"buffer=11.*1\.\.max_length=10"),
+    (lambda: a.mode_anchored_rewards([1, 0], [-1.0], 0.1, 1.0), r"reference_logprobs_G.*\b1\b.*\b2\b"),
+    (lambda: a.mode_anchored_rewards([1, 0], [-1.0, -2.0], -0.1, 1.0), r"kl_coefficient=-0\.1"),
     (lambda: a.floored_classes([0.5], [1], 1.5), r"floor=1\.5.*\[0, 1\]"),
     (lambda: a.scheduled(1, 0, -1, 10), r"step=-1.*\b0\b"),
     (lambda: a.scheduled(1, 0, 1, 10, "step"), "shape='step'"),

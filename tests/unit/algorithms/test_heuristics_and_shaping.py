@@ -13,6 +13,7 @@ from polyray.algorithms import (
     gapo_advantages,
     has_signal,
     maximum_likelihood_advantages,
+    mode_anchored_rewards,
     overlong_penalty,
     present_samples,
     rare_advantages,
@@ -84,6 +85,17 @@ def test_maximum_likelihood_divides_by_the_mean_reward() -> None:
     np.testing.assert_allclose(maximum_likelihood_advantages([1, 0, 0, 0]), [3, -1, -1, -1], atol=1e-15)
     assert maximum_likelihood_advantages([0, 0]).tolist() == [0.0, 0.0]
     assert maximum_likelihood_advantages([1, 1]).tolist() == [0.0, 0.0]
+
+
+def test_mode_anchored_rewards_make_good_samples_equal_under_the_kl() -> None:
+    rewards, logprobs = np.array([1.0, 0.2, 0.9, 1.0]), np.log([0.05, 0.6, 0.3, 0.01])
+    found = mode_anchored_rewards(rewards, logprobs, 0.5, 0.9)
+    # The anchor is sample 2; sample 1 is likelier but not good.
+    expected = [0.9 + 0.5 * (logprobs[2] - logprobs[i]) if i != 1 else 0.2 for i in range(4)]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-15)
+    best = np.exp(logprobs + found / 0.5)
+    np.testing.assert_allclose(best[[0, 3]], best[2], rtol=1e-12)
+    assert mode_anchored_rewards(rewards, logprobs, 0.5, 1.1).tolist() == rewards.tolist()
 
 
 def test_overlong_penalty_is_a_ramp() -> None:

@@ -94,6 +94,7 @@ VALUES: dict[str, list[Any]] = {
     "combine": ["multiply", "add"],
     "penalty": [0.9],
     "positive_weight": [0.1],
+    "mode_threshold": [0.8],
     "alpha": [0.9],
     "tau": [0.9],
     "num_answers": [4],

@@ -127,6 +127,26 @@ def test_kl_in_the_reward_has_the_exact_gradient_of_the_penalised_objective() ->
     np.testing.assert_allclose(expected_update(weights, 3), exact_gradient(value, 2), atol=1e-12)
 
 
+def test_mode_threshold_has_a_flat_best_policy_over_good_answers() -> None:
+    """The expected update at the best policy of the anchored rewards is 0, where the anchor is in every group."""
+    reference_V, rewards_V, beta = np.array([0.5, 0.1, 0.3, 0.1]), np.array([1.0, 1.0, 0.0, 1.0]), 0.4
+    spec = GrpoSpec(kl_coefficient=beta, kl_placement="reward", kl_estimator="k1", mode_threshold=0.9)
+    good_V = rewards_V >= 0.9
+    best_V = np.where(good_V, 0.5 * np.exp(1 / beta), reference_V)
+    best_V /= best_V.sum()
+
+    def anchored(index: list[int]) -> np.ndarray:
+        group = random_group(0, rewards_V[index].tolist(), lengths=[1] * len(index))
+        for v, completion in zip(index, group.group.completions, strict=True):
+            completion.rollout_logprobs[:] = np.log(best_V[v])
+        kl_G = np.array([float(c.rollout_logprobs.sum(dtype=np.float64)) for c in group.group.completions])
+        measured = Measured(kl_G=kl_G - np.log(reference_V)[index], log_weights_G=np.zeros(len(index)))
+        return compute_advantages(group, spec, measured=measured).advantages_G
+
+    # Outcome 0 is the likeliest good answer under the reference; a wrong answer keeps its reward.
+    np.testing.assert_allclose(anchored([0, 1, 2, 3]), 0.0, atol=1e-6)
+
+
 def test_scale_of_the_batch_is_one_deviation_for_all_groups() -> None:
     groups = [
         random_group(0, [1, 0, 0, 0]),
