@@ -53,6 +53,7 @@ from polyray.algorithms.importance import (
     truncated_token_weights,
 )
 from polyray.algorithms.kernel_credits import (
+    crowding_marginals,
     determinant_set_credits,
     facility_location_set_credits,
     gated_distances,
@@ -125,6 +126,7 @@ __all__ = [
     "cluster_set_credits",
     "consistency_loss",
     "coverage_set_credits",
+    "crowding_marginals",
     "darling_advantages",
     "determinant_set_credits",
     "deviation",

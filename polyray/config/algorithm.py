@@ -127,6 +127,24 @@ class PolychromicPpoSpec(OfSetsSpec):
         return True
 
 
+class SetPoSpec(ObjectiveSpec):
+    """GRPO + diversity_weight x (diversity of the group - diversity without the completion) (arXiv 2602.01062)."""
+
+    type: Literal["setpo"] = "setpo"
+    diversity_weight: float = Field(
+        default=1.0, ge=0, description="lambda, weight of a completion's share in the group's diversity"
+    )
+    scale: Literal["none", "group", "batch"] = Field(
+        default="group",
+        description="group: rewards, not diversity, by the standard deviation of the group's rewards",
+    )
+
+    @property
+    def needs_distances(self) -> bool:
+        """True: the objective averages similarities."""
+        return True
+
+
 class ShapedSpec(ObjectiveSpec):
     """Heuristic: r + diversity_weight x mean distance to the others, with the group's mean as baseline."""
 
@@ -297,7 +315,7 @@ class PolychromicSpec(OfSetsSpec):
 
 AlgorithmSpec = Annotated[
     GrpoSpec | RlooSpec | MaxRlSpec | ReinforceSpec | BestMinusSecondSpec | PassAtKSpec | PkpoSpec | PolyEpoSpec
-    | PolychromicSpec | PolychromicPpoSpec | ShapedSpec | DarlingSpec | UnlikelinessSpec | RareSpec
+    | PolychromicSpec | PolychromicPpoSpec | SetPoSpec | ShapedSpec | DarlingSpec | UnlikelinessSpec | RareSpec
     | GapoSpec | UcpoSpec,
     Field(discriminator="type"),
     BeforeValidator(expanded),

@@ -15,6 +15,7 @@ from polyray.algorithms import (
     GroupView,
     PolychromicAdvantages,
     best_minus_second_advantages,
+    crowding_marginals,
     darling_advantages,
     deviation,
     gapo_advantages,
@@ -122,8 +123,13 @@ def _ucpo(samples: Samples, spec: Any) -> np.ndarray:
     return ucpo_advantages(correct_G, samples.mean_logprobs_G, spec.tau) / _deviation_before(correct_G, spec)
 
 
+def _setpo(samples: Samples, spec: Any) -> np.ndarray:
+    quality_G = group_advantages(samples.rewards_G) / _deviation_before(samples.rewards_G, spec)
+    return quality_G + spec.diversity_weight * crowding_marginals(_distances(samples))
+
+
 def _deviation_before(rewards_G: np.ndarray, spec: Any) -> float:
-    """Divisor of objectives that weigh normalised advantages."""
+    """Divisor of objectives that change or add to normalised advantages."""
     return deviation(rewards_G, spec.std) if spec.scale == "group" else 1.0
 
 
@@ -154,6 +160,7 @@ OF_TYPE: dict[str, Callable[[Samples, Any], np.ndarray]] = {
         s.rewards_G, s.classes_G, spec.set_size, spec.credit_scale
     ),
     "polychromic_ppo": _polychromic_ppo,
+    "setpo": _setpo,
     "shaped": lambda s, spec: shaped_advantages(s.rewards_G, _distances(s), spec.diversity_weight),
     "darling": lambda s, spec: darling_advantages(s.rewards_G, _distances(s), spec.combine),
     "unlikeliness": lambda s, spec: unlikeliness_advantages(s.rewards_G, s.mean_logprobs_G, spec.penalty),
@@ -163,5 +170,5 @@ OF_TYPE: dict[str, Callable[[Samples, Any], np.ndarray]] = {
 }
 """Advantage function of each `algorithm.type`; `polychromic` is separate, because it has two parts."""
 
-SCALED_BY_OWN_STD = ("pass_at_k", "best_minus_second", "rare", "ucpo")
+SCALED_BY_OWN_STD = ("pass_at_k", "best_minus_second", "rare", "ucpo", "setpo")
 """Objectives for which `scale: group` is part of the formula."""

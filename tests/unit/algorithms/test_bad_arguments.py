@@ -58,6 +58,8 @@ CALLS: list[tuple[Callable[[], object], str]] = [
     (lambda: a.determinant_set_credits(np.eye(1100), 550), r"N=1100.*k=550.*1e\+300.*float64"),
     (lambda: a.facility_location_set_credits(HALVES, 2), r"similarity_VG.*\(3,\)"),
     (lambda: a.member_facility_set_credits(np.eye(5), 4), r"k=4.*\b3\b"),
+    (lambda: a.crowding_marginals([[0, 2], [2, 0]]), r"distance_GG.*\b2\b"),
+    (lambda: a.crowding_marginals([[0]]), r"distance_GG.*\(1, 1\)"),
     (lambda: a.max_set_credits([0.1, NAN, 0.2], 1), r"quality_G\[1\]=nan"),
     (lambda: a.pkpo_advantages([0.1, 0.2], 2, "sloo"), r"k=2.*\b1\b"),
     (lambda: a.pkpo_advantages([0.1, 0.2], 1, "loo"), "variant='loo'"),

@@ -14,6 +14,7 @@ from polyray.algorithms import (
     balanced_set_credits,
     best_minus_second_advantages,
     coverage_set_credits,
+    crowding_marginals,
     determinant_set_credits,
     deviation,
     distinct_correct_set_credits,
@@ -159,6 +160,21 @@ def test_expected_update_is_the_exact_gradient(name: str) -> None:
 def test_best_minus_second_is_the_gradient_of_the_best_of_all() -> None:
     update = expected_update(lambda g: best_minus_second_advantages(pick(QUALITY_V, g)), N)
     np.testing.assert_allclose(update, exact_gradient(best_quality, N), rtol=0, atol=1e-12)
+
+
+def crowding(s: Outcomes) -> float:
+    """SetPO's diversity of a set: diminishing returns -log(1 + x) of the mean similarity to all of it."""
+    similarity = 1 - pairs(DISTANCE_VV, s)
+    return sum(-np.log(1 + row.sum() / len(s)) for row in similarity) / len(s)
+
+
+def test_crowding_marginals_are_the_gradient_of_the_diversity_of_the_group() -> None:
+    group = (0, 2, 2, 1)
+    others = [tuple(np.delete(group, i)) for i in range(N)]
+    expected = [crowding(group) - crowding(rest) for rest in others]
+    np.testing.assert_allclose(crowding_marginals(pairs(DISTANCE_VV, group)), expected, rtol=0, atol=1e-15)
+    update = expected_update(lambda g: crowding_marginals(pairs(DISTANCE_VV, g)), N)
+    np.testing.assert_allclose(update, exact_gradient(crowding, N), rtol=0, atol=1e-12)
 
 
 def test_leave_one_out_is_exact_and_group_mean_shrinks_the_gradient() -> None:

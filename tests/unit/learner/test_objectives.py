@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from polyray.algorithms import polychromic
+from polyray.algorithms import crowding_marginals, polychromic
 from polyray.config import algorithm
 from polyray.config.loader import load_config
 from polyray.config.presets import presets
@@ -149,3 +149,10 @@ def test_ucpo_is_grpo_at_tau_zero_and_keeps_the_advantage_of_right_samples(std: 
     moved = compute_advantages(group, algorithm.UcpoSpec(tau=1.0, std=std)).advantages_G
     np.testing.assert_allclose(moved[[0, 2, 3]].sum(), plain[[0, 2, 3]].sum(), rtol=1e-12)
     assert np.ptp(moved[[0, 2, 3]]) > 0.01
+
+
+def test_setpo_adds_the_marginals_to_normalised_advantages() -> None:
+    group = scored_group(1)
+    plain = compute_advantages(group, algorithm.GrpoSpec(scale="group")).advantages_G
+    found = compute_advantages(group, algorithm.SetPoSpec(diversity_weight=0.7)).advantages_G
+    np.testing.assert_allclose(found, plain + 0.7 * crowding_marginals(group.distances_GG), rtol=1e-12)
