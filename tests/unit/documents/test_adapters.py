@@ -1,7 +1,8 @@
-"""Adapters of docs/algorithms.md give TRL's trainer and verl the advantages of polyray."""
+"""Python blocks of docs/algorithms.md: adapters for TRL and verl, and the filter of DPH-RL's rehearsal."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -12,14 +13,42 @@ import pytest
 import torch
 
 from polyray.config.algorithm import PolychromicSpec
+from polyray.config.task import JsonlSpec
+from polyray.evaluation.records import SampleRecord, as_line
 from polyray.learner.advantages import compute_advantages
-from tests.unit.documents.document_text import blocks
+from polyray.tasks.jsonl import JsonlTask
+from tests.unit.documents.document_text import ROOT, blocks
 from tests.unit.tiny_policy import random_group, save_base
 
 ADAPTERS = {block.file: block for block in blocks("docs/algorithms.md") if block.language == "python"}
 CLUSTER = PolychromicSpec(objective="cluster", quality_weight=0.0, set_size=4)
 REWARDS = [[1, 0.5, 1, 0, np.nan, 1], [0, 1, 1, 1, 0.25, 1]]
 CLASSES = [[3, 4, 3, -1, 5, 6], [-1, 2, 2, 2, 7, 8]]
+
+
+def test_filter_of_the_rehearsal_leaves_right_answers_of_the_base(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prompts = tmp_path / "configs/train/smollm2.jsonl"
+    prompts.parent.mkdir(parents=True)
+    prompts.write_text((ROOT / "configs/train/smollm2.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+    asked = [json.loads(line)["messages"][-1]["content"] for line in prompts.read_text().splitlines()]
+    samples = tmp_path / "runs/base/evaluation/samples.jsonl"
+    samples.parent.mkdir(parents=True)
+    records = [
+        SampleRecord(f"p-{at}", f"answer {at}.{n}", n, reward=(at % 2) * (n % 2), prompt=text)
+        for at, text in enumerate(asked)
+        for n in range(2)
+    ]
+    samples.write_text("".join(map(as_line, records)), encoding="utf-8")
+    exec(compile(ADAPTERS["keep_correct.py"].text, "keep_correct.py", "exec"), {})
+    task = JsonlTask(JsonlSpec(path="rehearsal.jsonl"))
+    assert len(task.training_rows) + len(task.validation_rows) + len(task.held_out_rows) == len(asked)
+    shown = {(prompt.text, response) for prompt, response in (task.demonstration(at, 0) for at in range(300))}
+    assert len(shown) > 50
+    for text, response in shown:
+        assert asked.index(text) % 2 == 1 and response == f"answer {asked.index(text)}.1"
 
 
 def adapter(file: str, monkeypatch: pytest.MonkeyPatch, modules: dict[str, Any]) -> dict[str, Any]:
