@@ -111,7 +111,7 @@ def focal_weight(correct_G: npt.ArrayLike, gamma: float) -> float:
 
     Args:
         correct_G: [N] 0 or 1.
-        gamma: not negative; the paper uses 0.5 and 1.
+        gamma: not negative.
 
     Raises:
         ValueError: values other than 0 and 1, a negative gamma.

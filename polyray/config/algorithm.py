@@ -18,8 +18,7 @@ class GrpoSpec(ObjectiveSpec):
     focal_gamma: float = Field(
         default=0.0,
         ge=0,
-        description="advantages x (1 - share of right completions) to this power: F-GRPO (arXiv 2602.06717) uses 0.5 "
-        "and 1; 0 is off",
+        description="advantages x (1 - share of right completions) to this power, F-GRPO (arXiv 2602.06717)",
     )
     mode_threshold: float | None = Field(
         default=None,
@@ -46,7 +45,10 @@ class MaxRlSpec(ObjectiveSpec):
 
 
 class ReinforceSpec(ObjectiveSpec):
-    """REINFORCE without a baseline from the group, right samples weighted (arXiv 2506.01347); rewards in [0, 1]."""
+    """REINFORCE without a baseline from the group, right samples weighted (arXiv 2506.01347); rewards in [0, 1].
+
+    dynamic_sampling replaces groups whose advantages are 0.
+    """
 
     type: Literal["reinforce"] = "reinforce"
     positive_weight: float = Field(

@@ -22,7 +22,7 @@ from polyray.algorithms import (
     overlong_penalty,
     scheduled,
 )
-from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec
+from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec, ReinforceSpec
 from polyray.learner.objectives import OF_TYPE, SCALED_BY_OWN_STD, Samples, polychromic
 from polyray.learner.reduce import Sums
 from polyray.metrics.groups import PASS_THRESHOLD
@@ -155,7 +155,7 @@ def group_has_signal(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: i
     """Whether any completion gets an advantage, or too few take part to say so (which is judged elsewhere).
 
     KL in the reward is known to the learner only. It differs between different completions, so it is a signal
-    wherever there are two.
+    wherever there are two. Without a baseline equal advantages are one, too, unless they are 0.
     """
     take_G = valid_mask(group, algorithm)
     if take_G.sum() < algorithm.min_samples:
@@ -164,7 +164,8 @@ def group_has_signal(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: i
         completions = zip(group.group.completions, take_G, strict=True)
         if len({completion.token_ids.tobytes() for completion, taken in completions if taken}) > 1:
             return True
-    return has_signal(compute_advantages(group, algorithm, max_tokens=max_tokens).advantages_G)
+    advantages_G = compute_advantages(group, algorithm, max_tokens=max_tokens).advantages_G
+    return has_signal(advantages_G) or (isinstance(algorithm, ReinforceSpec) and bool(advantages_G.any()))
 
 
 def _samples(group: ScoredGroup, take_G: np.ndarray, measured: Measured | None) -> Samples:

@@ -49,8 +49,9 @@ SPECS: dict[str, type[BaseModel]] = {
 BASES: dict[str, Values] = {
     "polychromic": {"objective": "cluster", "diversity_weight": 0.8, "set_size": 3},
     "shaped": {"diversity_weight": 0.8},
+    "reinforce": {"positive_weight": 0.0},
 } | {name: {"set_size": 3} for name in ("pass_at_k", "pkpo", "poly_epo", "polychromic_ppo")}
-"""Fields without a default, and a set size at which half a group is enough."""
+"""Fields without a default, sets of which half a group holds one, a weight at which right samples teach nothing."""
 
 VALUES: dict[str, list[Any]] = {
     # LossSpec

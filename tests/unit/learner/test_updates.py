@@ -12,7 +12,7 @@ import torch
 
 from polyray.algorithms import stale_polychromic_advantages
 from polyray.algorithms.polychromic import GroupView
-from polyray.config.algorithm import GrpoSpec, PassAtKSpec, PolychromicSpec
+from polyray.config.algorithm import GrpoSpec, PassAtKSpec, PolychromicSpec, ReinforceSpec
 from polyray.config.objective import AnnealSpec
 from polyray.config.run import TrainConfig
 from polyray.learner.advantages import (
@@ -268,6 +268,16 @@ def test_group_signal_follows_its_credits(
     assert group_has_signal(
         random_group(0, [1.0, float("nan"), float("nan")]), spec, max_tokens=6
     )  # judged elsewhere
+
+
+@pytest.mark.parametrize(
+    ("weight", "reward", "has_signal"), [(0.0, 1, False), (0.0, 0, True), (0.1, 1, True)]
+)
+def test_group_without_a_baseline_has_a_signal_unless_its_advantages_are_zero(
+    weight: float, reward: int, has_signal: bool
+) -> None:
+    spec = ReinforceSpec(positive_weight=weight)
+    assert group_has_signal(random_group(0, [reward] * 4), spec, max_tokens=6) is has_signal
 
 
 def test_group_with_kl_in_the_reward_as_its_only_signal_is_kept() -> None:
