@@ -4,8 +4,8 @@
             set_credits.py     pairwise, product, cluster          class_credits.py   distinct, coverage, entropy
             kernel_credits.py  determinant, facility location      subset_credits.py  any function of a set
             polychromic.py     the set objective of a run          stale_credits.py   groups of an older policy
-            set_values.py      what each D says about one set      heuristics.py      DARLING, unlikeliness
-            shaping.py         length, floors, schedules
+            set_values.py      what each D says about one set      heuristics.py      DARLING, GAPO, UCPO
+            shaping.py         length, MARA, floors, schedules
     torch   losses.py          clipped, GSPO, CISPO, SAPO          kl.py              k1, k2, k3
             importance.py      learner / engine mismatch           exploration.py     Clip-Cov, KL-Cov
             supervised.py      cross-entropy, GEM                  regularizers.py    BA-LoRA's
@@ -19,9 +19,11 @@ from __future__ import annotations
 from polyray.algorithms.advantages import (
     deviation,
     deviation_of_sums,
+    focal_weight,
     group_advantages,
     leave_one_out_advantages,
     maximum_likelihood_advantages,
+    reinforce_advantages,
 )
 from polyray.algorithms.class_credits import (
     coverage_set_credits,
@@ -35,7 +37,14 @@ from polyray.algorithms.exploration import (
     kl_cov_tokens,
     token_covariances,
 )
-from polyray.algorithms.heuristics import darling_advantages, shaped_advantages, unlikeliness_advantages
+from polyray.algorithms.heuristics import (
+    darling_advantages,
+    gapo_advantages,
+    rare_advantages,
+    shaped_advantages,
+    ucpo_advantages,
+    unlikeliness_advantages,
+)
 from polyray.algorithms.importance import (
     effective_sample_size,
     masked_token_weights,
@@ -44,6 +53,7 @@ from polyray.algorithms.importance import (
     truncated_token_weights,
 )
 from polyray.algorithms.kernel_credits import (
+    crowding_marginals,
     determinant_set_credits,
     facility_location_set_credits,
     gated_distances,
@@ -86,6 +96,7 @@ from polyray.algorithms.shaping import (
     floored_distances,
     floored_kernel,
     has_signal,
+    mode_anchored_rewards,
     overlong_penalty,
     present_samples,
     scheduled,
@@ -115,6 +126,7 @@ __all__ = [
     "cluster_set_credits",
     "consistency_loss",
     "coverage_set_credits",
+    "crowding_marginals",
     "darling_advantages",
     "determinant_set_credits",
     "deviation",
@@ -128,6 +140,8 @@ __all__ = [
     "floored_classes",
     "floored_distances",
     "floored_kernel",
+    "focal_weight",
+    "gapo_advantages",
     "gated_distances",
     "gem_loss",
     "group_advantages",
@@ -148,6 +162,7 @@ __all__ = [
     "mean_distance_credits",
     "member_facility_set_credits",
     "mismatch_sums",
+    "mode_anchored_rewards",
     "overlong_penalty",
     "pairwise_set_credits",
     "pass_at_k_training_advantages",
@@ -156,6 +171,8 @@ __all__ = [
     "polychromic_advantages",
     "present_samples",
     "product_set_credits",
+    "rare_advantages",
+    "reinforce_advantages",
     "scheduled",
     "self_bleu_value",
     "sequence_log_ratio",
@@ -170,6 +187,7 @@ __all__ = [
     "token_covariances",
     "top_entropy_loss",
     "truncated_token_weights",
+    "ucpo_advantages",
     "unlikeliness_advantages",
     "vendi_value",
 ]

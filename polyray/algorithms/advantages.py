@@ -1,4 +1,4 @@
-"""Advantages of single completions: GRPO, Dr.GRPO, leave-one-out (RLOO), MaxRL, and scales over a batch.
+"""Advantages of single completions: GRPO, Dr.GRPO, RLOO, MaxRL, W-REINFORCE, and scales over a batch.
 
 Not here: objectives of sets of completions (set_credits.py and its neighbours), what happens to rewards before
 (shaping.py) and the loss (losses.py). Called by the learner, once per group. Suffix _G = completions of one
@@ -12,7 +12,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from polyray.metrics.arrays import Floats, finite_vector
+from polyray.algorithms.checks import check_weight
+from polyray.metrics.arrays import Floats, binary_vector, finite_vector, integer_vector, unit_vector
 
 Std = Literal["sample", "population"]
 STD_EPSILON = 1e-6
@@ -77,6 +78,47 @@ def maximum_likelihood_advantages(rewards_G: npt.ArrayLike) -> Floats:
         )
     mean = rewards.mean()
     return (rewards - mean) / mean if mean > 0 else np.zeros(len(rewards))
+
+
+def reinforce_advantages(rewards_G: npt.ArrayLike, positive_weight: float = 1.0) -> Floats:
+    """positive_weight x r - (1 - r): REINFORCE without a baseline from the group (arXiv 2506.01347).
+
+    A right sample gets positive_weight and a wrong one -1; a graded reward is the share of a right sample. Weight 0
+    is the paper's NSR, 0.1 its W-REINFORCE, 1 rewards of +1 and -1. All are (1 + positive_weight) (r - b) with the
+    constant b = 1 / (1 + positive_weight), so their expected gradient is that of (1 + positive_weight) E r. The
+    weight decides what a finite group teaches: NSR leaves right samples alone and pushes wrong ones down.
+
+    Args:
+        rewards_G: [G] in [0, 1].
+        positive_weight: weight of right samples beside wrong ones, not negative.
+
+    Returns:
+        [G] float64. The sum is not 0.
+
+    Raises:
+        ValueError: rewards outside [0, 1], a negative weight.
+    """
+    rewards = unit_vector(rewards_G, "rewards_G")
+    check_weight(positive_weight, "positive_weight")
+    return positive_weight * rewards - (1 - rewards)
+
+
+def focal_weight(correct_G: npt.ArrayLike, gamma: float) -> float:
+    """(1 - share of right samples) ** gamma: F-GRPO's factor of a group's advantages (arXiv 2602.06717).
+
+    Groups that are solved often weigh less; gamma 0 is a factor of 1. It re-weights prompts: with `group_advantages`
+    and gamma 1 the expected gradient is that of E r times (N - 1) (N - 1 - (N - 2) p) / N^2, about 1 - p.
+
+    Args:
+        correct_G: [N] 0 or 1.
+        gamma: not negative.
+
+    Raises:
+        ValueError: values other than 0 and 1, a negative gamma.
+    """
+    check_weight(gamma, "gamma")
+    correct = integer_vector(correct_G, "correct_G")
+    return float(1 - binary_vector(correct, "correct_G", len(correct)).mean()) ** gamma
 
 
 def deviation(values: npt.ArrayLike, std: Std = "sample") -> float:

@@ -1,7 +1,7 @@
 """Heuristic baselines: rewards that look at the group and are then treated as if they were a sample's own.
 
-None of them is the gradient of an objective of the set: sample i is paid for its distance to the others, which
-get nothing for theirs to it. They are here to be compared with. Exact set objectives: set_credits.py.
+None of them is the gradient of an objective of the set: sample i is paid for what it differs from, and the others
+get nothing for differing from it. They are here to be compared with. Exact set objectives: set_credits.py.
 Suffix _G = samples of one prompt, _GG = pairs of them.
 """
 
@@ -14,7 +14,15 @@ import numpy.typing as npt
 
 from polyray.algorithms.advantages import group_advantages
 from polyray.algorithms.checks import check_weight
-from polyray.metrics.arrays import Floats, finite_vector, unit_distances, unit_vector
+from polyray.metrics.arrays import (
+    Floats,
+    binary_vector,
+    finite_vector,
+    integer_vector,
+    unit_distances,
+    unit_vector,
+)
+from polyray.types import WRONG_CLASS
 
 
 def shaped_advantages(
@@ -89,6 +97,84 @@ def unlikeliness_advantages(
     _, position_G, counts = np.unique(logprobs, return_inverse=True, return_counts=True)
     ranks_G = (np.cumsum(counts) - (counts + 1) / 2)[position_G]
     return group_advantages(rewards * (1 - penalty * ranks_G / len(rewards)))
+
+
+def rare_advantages(rewards_G: npt.ArrayLike, classes_G: npt.ArrayLike, alpha: float) -> Floats:
+    """GRPO's advantages, each over (size of the sample's class) ** alpha (arXiv 2601.08763, a reading). Heuristic.
+
+    The paper multiplies advantages over the `deviation` of the rewards by 1 / f ** alpha. f counts the samples of
+    the group with the same strategy, and alpha is not reported. Here samples of class -1 keep the weight 1.
+
+    Args:
+        rewards_G: [G >= 2] finite.
+        classes_G: [G] whole numbers; -1 has weight 1.
+        alpha: in [0, 1]; 0 is GRPO, and with 1 all samples of a class together count as one.
+
+    Returns:
+        [G] float64. The sum is not 0 where classes have several samples.
+    """
+    advantages = group_advantages(rewards_G)
+    classes = integer_vector(classes_G, "classes_G", len(advantages))
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha} must lie in [0, 1]; 0 is GRPO")
+    _, class_of_G, sizes_C = np.unique(classes, return_inverse=True, return_counts=True)
+    sizes_G = np.where(classes == WRONG_CLASS, 1, sizes_C[class_of_G])
+    return advantages / sizes_G**alpha
+
+
+def gapo_advantages(
+    quality_G: npt.ArrayLike, classes_G: npt.ArrayLike, num_answers: int | None = None
+) -> Floats:
+    """Rewards minus the frequency of the sample's answer among valid ones, minus the mean (GAPO, arXiv 2511.12596).
+
+    A valid sample gets 1 - (f - 1 / num_answers), an invalid one -1; f is the share of its class among the samples
+    that have one. A quality q below 1 counts as 2 q - 1. The paper divides by the group's `deviation`. Heuristic: if
+    all samples are valid, the expected gradient is (N - 1) (N - 2) / (2 N^2) times that of the mean pairwise
+    1[classes differ], under half of what it pays.
+
+    Args:
+        quality_G: [N >= 2] in [0, 1].
+        classes_G: [N] whole numbers; -1 is not valid.
+        num_answers: L, how many valid answers the prompt has; None leaves 1 / L out.
+
+    Returns:
+        [N] float64, summing to 0.
+    """
+    rewards = 2 * unit_vector(quality_G, "quality_G", at_least=2) - 1
+    classes = integer_vector(classes_G, "classes_G", len(rewards))
+    if num_answers is not None and num_answers < 1:
+        raise ValueError(f"num_answers={num_answers} must be at least 1; None leaves it out")
+    valid = classes != WRONG_CLASS
+    _, class_of_G, sizes_C = np.unique(classes, return_inverse=True, return_counts=True)
+    excess_G = sizes_C[class_of_G] / max(1, valid.sum()) - (1 / num_answers if num_answers else 0.0)
+    return group_advantages(np.where(valid, rewards - excess_G, rewards))
+
+
+def ucpo_advantages(correct_G: npt.ArrayLike, mean_logprobs_G: npt.ArrayLike, tau: float) -> Floats:
+    """GRPO, its right samples weighted towards 1 / likelihood (UCPO, arXiv 2605.00365, a reading). Heuristic.
+
+    Of m right samples each gets the advantage times 1 - tau + tau m w, where the weights w sum to 1 and are
+    proportional to exp(-mean log-probability per token): the unlikely ones gain what the likely ones lose. This is
+    the update of the authors' training script, which leaves wrong samples as they are and divides by the group's
+    `deviation`.
+
+    Args:
+        correct_G: [G >= 2] 0 or 1.
+        mean_logprobs_G: [G] finite, mean log-probability per token.
+        tau: in [0, 1]; 0 is GRPO, the authors' script has 0.2.
+
+    Returns:
+        [G] float64, summing to 0.
+    """
+    logprobs = finite_vector(mean_logprobs_G, "mean_logprobs_G", at_least=2)
+    correct = binary_vector(correct_G, "correct_G", len(logprobs))
+    if not 0 <= tau <= 1:
+        raise ValueError(f"tau={tau} must lie in [0, 1]; the authors use 0.2")
+    advantages = group_advantages(correct)
+    if correct.any():
+        surprise = np.exp(logprobs[correct].min() - logprobs[correct])
+        advantages[correct] *= 1 - tau + tau * surprise / surprise.mean()
+    return advantages
 
 
 def _mean_distances(distance_GG: npt.ArrayLike, num_samples: int) -> Floats:

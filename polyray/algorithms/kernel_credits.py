@@ -1,8 +1,9 @@
-"""Credits of objectives on a similarity kernel: determinant of a minor, facility location, pairs of correct ones.
+"""Credits of objectives on a similarity kernel: determinant of a minor, facility location, pairs, crowding.
 
 Sources: determinants as group diversity, arXiv 2509.04784; elementary symmetric polynomials of k-DPPs (Kulesza
-and Taskar, arXiv 1207.6083). The kernel depends on the samples only pairwise, so U_k is over minors of one
-matrix. Not here: log-determinants and Vendi scores, which have no closed form (subset_credits.py).
+and Taskar, arXiv 1207.6083); crowding, arXiv 2602.01062. The kernel depends on the samples only pairwise, so U_k
+is over minors of one matrix. Not here: log-determinants and Vendi scores, which have no closed form
+(subset_credits.py).
 Suffix _GG = pairs of samples of one prompt, _VG = anchors by samples, _E = eigenvalues.
 """
 
@@ -60,6 +61,30 @@ def facility_location_set_credits(similarity_VG: npt.ArrayLike, k: int) -> Float
         unit_vector(row, "similarity_VG")
     check_group_size(k, similarity.shape[1])
     return best_credits(similarity, k).mean(axis=0)
+
+
+def crowding_marginals(distance_GG: npt.ArrayLike) -> Floats:
+    """Diversity of the whole group minus that without each sample (SetPO, arXiv 2602.01062, a reading).
+
+    D(S) is the mean over i in S of -log(1 + crowding of i), the crowding being the mean similarity 1 - d_ij to all of
+    S, i included. The baseline of sample i is a function of the others, so sum_i marginal_i grad log pi(y_i) has the
+    expectation grad E[D(y_1 .. y_N)] exactly; the loss, a mean over samples, takes 1 / N of it.
+
+    Args:
+        distance_GG: [N >= 2, N] in [0, 1], symmetric, zero diagonal.
+
+    Returns:
+        [N] float64. The sum is not 0: sets of N and N - 1 are compared.
+    """
+    distance = np.asarray(distance_GG, dtype=np.float64)
+    similarity = 1 - unit_distances(distance, "distance_GG", max(2, len(distance)))
+    num_samples = len(similarity)
+    total_G = similarity.sum(axis=1)
+    whole = -np.log1p(total_G / num_samples).mean()
+    # Row i: what each sample has left once i is gone; i itself does not count there.
+    left_GG = -np.log1p((total_G - similarity) / (num_samples - 1))
+    np.fill_diagonal(left_GG, 0.0)
+    return whole - left_GG.sum(axis=1) / (num_samples - 1)
 
 
 def member_facility_set_credits(similarity_GG: npt.ArrayLike, k: int) -> Floats:

@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from polyray.metrics.arrays import Floats, finite_vector, integer_vector, unit_vector
+from polyray.algorithms.checks import check_weight
+from polyray.metrics.arrays import Floats, check_length, finite_vector, integer_vector, unit_vector
 from polyray.types import WRONG_CLASS
 
 
@@ -36,6 +37,39 @@ def overlong_penalty(lengths_G: npt.ArrayLike, max_length: int, buffer: int) -> 
     if len(lengths) and lengths.min() < 0:
         raise ValueError(f"lengths_G has the value {lengths.min()}; lengths are at least 0")
     return np.clip((max_length - buffer - lengths) / buffer, -1.0, 0.0)
+
+
+def mode_anchored_rewards(
+    rewards_G: npt.ArrayLike, reference_logprobs_G: npt.ArrayLike, kl_coefficient: float, threshold: float
+) -> Floats:
+    """MARA's rewards: all good samples are worth the same under KL to the reference (arXiv 2510.20817, a reading).
+
+    Of the samples with a reward of `threshold` or more the likeliest under the reference is the anchor z, and each
+    gets r_z + kl_coefficient (log pi_ref(z) - log pi_ref(y)). The policy that is best under E r - kl_coefficient
+    KL(pi || pi_ref) then gives every one of them the probability that z has; without it they keep the proportions of
+    the reference. Other rewards stay. Of equally likely anchors the first counts.
+
+    Args:
+        rewards_G: [G] finite.
+        reference_logprobs_G: [G] finite, of whole completions.
+        kl_coefficient: weight of the KL in the objective, not negative.
+        threshold: reward of a good sample.
+
+    Returns:
+        [G] float64.
+
+    Raises:
+        ValueError: lengths that differ, NaN, a negative weight.
+    """
+    rewards = finite_vector(rewards_G, "rewards_G")
+    logprobs = finite_vector(reference_logprobs_G, "reference_logprobs_G")
+    check_length(logprobs, "reference_logprobs_G", len(rewards))
+    check_weight(kl_coefficient, "kl_coefficient")
+    good = rewards >= threshold
+    if not good.any():
+        return rewards
+    anchor = np.argmax(np.where(good, logprobs, -np.inf))
+    return np.where(good, rewards[anchor] + kl_coefficient * (logprobs[anchor] - logprobs), rewards)
 
 
 def floored_distances(quality_G: npt.ArrayLike, distance_GG: npt.ArrayLike, floor: float) -> Floats:

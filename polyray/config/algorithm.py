@@ -15,6 +15,21 @@ class GrpoSpec(ObjectiveSpec):
     2503.20783)."""
 
     type: Literal["grpo"] = "grpo"
+    focal_gamma: float = Field(
+        default=0.0,
+        ge=0,
+        description="advantages x (1 - share of right completions) to this power, F-GRPO (arXiv 2602.06717)",
+    )
+    mode_threshold: float | None = Field(
+        default=None,
+        description="completions with this reward or more are worth the same under the KL in the reward, however "
+        "unlikely the warm start finds them: MARA (arXiv 2510.20817); null is off",
+    )
+
+    @property
+    def of_passes(self) -> tuple[str, str] | None:
+        """focal_gamma, which counts right completions."""
+        return (f"focal_gamma={self.focal_gamma:g}", "remove it") if self.focal_gamma > 0 else None
 
 
 class RlooSpec(ObjectiveSpec):
@@ -27,6 +42,30 @@ class MaxRlSpec(ObjectiveSpec):
     """(r - mean) / mean: maximum likelihood of being right (arXiv 2602.02710). Rewards must not be negative."""
 
     type: Literal["maxrl"] = "maxrl"
+
+
+class ReinforceSpec(ObjectiveSpec):
+    """REINFORCE without a baseline from the group, right samples weighted (arXiv 2506.01347); rewards in [0, 1].
+
+    dynamic_sampling replaces groups whose advantages are 0.
+    """
+
+    type: Literal["reinforce"] = "reinforce"
+    positive_weight: float = Field(
+        default=1.0,
+        ge=0,
+        description="advantage of a right sample where a wrong one has -1: 0 is NSR, 0.1 W-REINFORCE, 1 rewards of "
+        "+1 and -1",
+    )
+
+    @model_validator(mode="after")
+    def _is_not_scaled(self) -> ReinforceSpec:
+        if self.scale != "none":
+            raise ValueError(
+                f"scale={self.scale}: without a baseline all advantages may be equal, with a deviation of 0; set "
+                "scale=none"
+            )
+        return self
 
 
 class BestMinusSecondSpec(ObjectiveSpec):
@@ -42,6 +81,11 @@ class PassAtKSpec(OfSetsSpec):
     scale: Literal["none", "group", "batch"] = Field(
         default="group", description="group: by the paper's sigma, that of sets of k"
     )
+
+    @property
+    def of_passes(self) -> tuple[str, str] | None:
+        """The type: a completion is right or wrong."""
+        return "type=pass_at_k", "use pkpo, which takes any reward"
 
 
 class PkpoSpec(OfSetsSpec):
@@ -85,6 +129,24 @@ class PolychromicPpoSpec(OfSetsSpec):
         return True
 
 
+class SetPoSpec(ObjectiveSpec):
+    """GRPO + diversity_weight x (diversity of the group - diversity without the completion) (arXiv 2602.01062)."""
+
+    type: Literal["setpo"] = "setpo"
+    diversity_weight: float = Field(
+        default=1.0, ge=0, description="lambda, weight of a completion's share in the group's diversity"
+    )
+    scale: Literal["none", "group", "batch"] = Field(
+        default="group",
+        description="group: rewards, not diversity, by the standard deviation of the group's rewards",
+    )
+
+    @property
+    def needs_distances(self) -> bool:
+        """True: the objective averages similarities."""
+        return True
+
+
 class ShapedSpec(ObjectiveSpec):
     """Heuristic: r + diversity_weight x mean distance to the others, with the group's mean as baseline."""
 
@@ -121,6 +183,64 @@ class UnlikelinessSpec(ObjectiveSpec):
         default=0.25, ge=0, le=1, description="largest share of the reward that a likely answer loses"
     )
     scale: Literal["none", "group", "batch"] = Field(default="group", description="as in ObjectiveSpec")
+
+
+class RareSpec(ObjectiveSpec):
+    """Heuristic: advantages over a power of the size of the completion's class (arXiv 2601.08763)."""
+
+    type: Literal["rare"] = "rare"
+    alpha: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="advantages over (completions of the class) to this power; 0 is GRPO",
+    )
+    scale: Literal["none", "group", "batch"] = Field(
+        default="group", description="group: by the standard deviation of the group's rewards, as in GRPO"
+    )
+
+    @property
+    def needs_classes(self) -> bool:
+        """True: the objective counts classes."""
+        return True
+
+
+class GapoSpec(ObjectiveSpec):
+    """Heuristic: quality minus the frequency of the completion's class among valid ones (arXiv 2511.12596)."""
+
+    type: Literal["gapo"] = "gapo"
+    num_answers: int | None = Field(
+        default=None,
+        ge=1,
+        description="valid answers that a prompt has: a frequency below 1 over it is rewarded; null leaves it out",
+    )
+    scale: Literal["none", "group", "batch"] = Field(default="group", description="as in ObjectiveSpec")
+
+    @property
+    def needs_classes(self) -> bool:
+        """True: the objective counts classes."""
+        return True
+
+
+class UcpoSpec(ObjectiveSpec):
+    """Heuristic: the advantage of right completions moves to the unlikely ones (arXiv 2605.00365); rewards of 1 are
+    right."""
+
+    type: Literal["ucpo"] = "ucpo"
+    tau: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="share of the advantage of right completions that goes by 1 / likelihood per token; 0 is GRPO",
+    )
+    scale: Literal["none", "group", "batch"] = Field(
+        default="group", description="group: by the standard deviation of the group's verdicts, as in GRPO"
+    )
+
+    @property
+    def of_passes(self) -> tuple[str, str] | None:
+        """The type: a completion is right or wrong."""
+        return "type=ucpo", "use unlikeliness, which takes any reward"
 
 
 OF_CLASSES = ("cluster", "distinct_correct", "coverage", "entropy", "simpson")
@@ -196,8 +316,9 @@ class PolychromicSpec(OfSetsSpec):
 
 
 AlgorithmSpec = Annotated[
-    GrpoSpec | RlooSpec | MaxRlSpec | BestMinusSecondSpec | PassAtKSpec | PkpoSpec | PolyEpoSpec
-    | PolychromicSpec | PolychromicPpoSpec | ShapedSpec | DarlingSpec | UnlikelinessSpec,
+    GrpoSpec | RlooSpec | MaxRlSpec | ReinforceSpec | BestMinusSecondSpec | PassAtKSpec | PkpoSpec | PolyEpoSpec
+    | PolychromicSpec | PolychromicPpoSpec | SetPoSpec | ShapedSpec | DarlingSpec | UnlikelinessSpec | RareSpec
+    | GapoSpec | UcpoSpec,
     Field(discriminator="type"),
     BeforeValidator(expanded),
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from polyray.config.algorithm import (
     AlgorithmSpec,
     BestMinusSecondSpec,
+    GrpoSpec,
     PassAtKSpec,
     PolychromicPpoSpec,
     PolychromicSpec,
@@ -88,6 +89,8 @@ def _of_advantages(spec: ObjectiveSpec) -> Iterator[tuple[str, str]]:
         yield "overlong_weight", "overlong_buffer above 0"
     if not spec.dynamic_sampling:
         yield "max_resampled_batches", "dynamic_sampling=true"
+    if isinstance(spec, GrpoSpec) and (spec.kl_placement != "reward" or spec.kl_coefficient == 0):
+        yield "mode_threshold", "kl_placement=reward, kl_estimator=k1 and kl_coefficient above 0"
     if isinstance(spec, PolyEpoSpec) and spec.scale != "none":
         yield "credit_scale", "scale=none (another scale divides it out)"
     if isinstance(spec, PolychromicPpoSpec) and spec.scale == "group":

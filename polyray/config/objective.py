@@ -70,6 +70,11 @@ class ObjectiveSpec(LossSpec):
         """Whether the objective looks at pairwise distances."""
         return False
 
+    @property
+    def of_passes(self) -> tuple[str, str] | None:
+        """Setting that needs rewards of 1, and what to do where there are none."""
+        return None
+
     def at(self, values: dict[str, Any]) -> Self:
         """This objective with some fields replaced."""
         return self.model_copy(update=values)

@@ -18,6 +18,12 @@ class PromptTemplate(StrictModel):
     before: str = Field(default="", description="put before the prompt, after the examples")
     after: str = Field(default="", description="put behind the prompt")
     shots: int = Field(default=0, ge=0, description="worked examples from the task's training part")
+    answers: int | None = Field(
+        default=None,
+        ge=2,
+        description="answers that the words ask for in one completion, as a numbered list; they become the samples "
+        "of the prompt, so it must be evaluation.num_samples",
+    )
     separator: str = Field(default="\n\n", description="between examples, where the prompt is plain text")
 
     @model_validator(mode="after")

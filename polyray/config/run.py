@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PassAtKSpec, PolychromicSpec
+from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec
 from polyray.config.base import StrictModel
 from polyray.config.checker import CheckerSpec
 from polyray.config.delivery import DeliverySpec, check_quantised
@@ -144,11 +144,12 @@ class TrainConfig(RunBase):
         for monitor in self.monitors:
             for metric in monitor.metrics:
                 check_metric(f"metric of monitor {monitor.name}", metric, self.reward, self.task)
-        if isinstance(self.algorithm, PassAtKSpec) and not has_passes(self.reward, self.task):
+        of_passes = self.algorithm.of_passes
+        if of_passes is not None and not has_passes(self.reward, self.task):
+            key, fix = of_passes
             raise ValueError(
-                "algorithm.type=pass_at_k learns from completions with a reward of 1, and "
-                f"reward.type={self.reward.type} with task.type={self.task.type} gives none; use pkpo, which takes "
-                "any reward"
+                f"algorithm.{key} learns from completions with a reward of 1, and reward.type={self.reward.type} "
+                f"with task.type={self.task.type} gives none; {fix}"
             )
         return self
 

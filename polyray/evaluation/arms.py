@@ -41,21 +41,26 @@ class Arm:
     """Prompts as the policy reads them, in the order of the evaluated prompts."""
     trained_on: str | None
     """Identity of the reward this adapter was optimised for; None: none that is known."""
+    answers: int | None = None
+    """Answers that its template asks for in one completion; None: one."""
 
 
 def resolve_arms(specs: Mapping[str, ArmSpec], prompts: Sequence[Prompt], task: Task, seed: int) -> list[Arm]:
     """One Arm per entry, in order. Raises ConfigError for a template that is not there, DataError for a leak."""
-    wordings: dict[str | None, tuple[str | None, tuple[Prompt, ...]]] = {None: (None, tuple(prompts))}
+    wordings: dict[str | None, tuple[str | None, tuple[Prompt, ...], int | None]] = {
+        None: (None, tuple(prompts), None)
+    }
     for spec in specs.values():
         if spec.prompt not in wordings and spec.prompt is not None:
             template = load_template(spec.prompt)
             examples = few_shot_examples(task, template.shots, seed, prompts)
             asked_P = tuple(asked(prompt, template, examples) for prompt in prompts)
-            wordings[spec.prompt] = (template.name, asked_P)
-    return [
-        Arm(name, spec.adapter, *wordings[spec.prompt], trained_on=training_reward(spec.adapter))
-        for name, spec in specs.items()
-    ]
+            wordings[spec.prompt] = (template.name, asked_P, template.answers)
+    arms = []
+    for name, spec in specs.items():
+        template_name, asked_P, answers = wordings[spec.prompt]
+        arms.append(Arm(name, spec.adapter, template_name, asked_P, training_reward(spec.adapter), answers))
+    return arms
 
 
 def training_reward(adapter_dir: str | None) -> str | None:

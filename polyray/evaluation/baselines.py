@@ -3,12 +3,13 @@
     template + demonstrations of the training part --few_shot_examples, leak check--> examples
     Prompt --asked--> Prompt with other text or messages, and the same id, reference, cluster and metadata
 
-Only the policy sees the new wording: rewards, classes and hashes go by the task's own prompt. Called by
-arms.py.
+Only the policy sees the new wording: rewards, classes and hashes go by the task's own prompt. A template may ask for
+all answers at once (verbalised sampling); listed_answers takes them apart. Called by arms.py and sampling.py.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,6 +112,23 @@ def asked(prompt: Prompt, template: PromptTemplate, examples: Sequence[Example])
     parts += [f"{example.prompt.text}{example.response}" for example in examples]
     parts.append(f"{template.before}{prompt.text}{template.after}")
     return replace(prompt, text=template.separator.join(parts))
+
+
+def listed_answers(text: str, number: int) -> list[str]:
+    """The first `number` entries of a numbered list; empty texts stand for entries that are missing.
+
+    An entry begins at a line with the next number and a period or bracket, and may have several lines. What comes
+    before entry 1 is left out. A text without a list is one answer.
+    """
+    found = re.split(r"^[ \t]*(\d+)[.)][ \t]+", text, flags=re.MULTILINE)
+    entries: list[str] = []
+    for given, entry in zip(found[1::2], found[2::2], strict=True):
+        if int(given) == len(entries) + 1:
+            entries.append(entry)
+        elif entries:  # a number inside the answer
+            entries[-1] += f"{given}. {entry}"
+    answers = [entry.strip() for entry in entries or [text]]
+    return [*answers, *[""] * number][:number]
 
 
 def _messages(

@@ -14,13 +14,16 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from polyray.config.evaluation import EvaluationSpec
 from polyray.config.rollout import RolloutSpec
-from polyray.errors import DataError, RewardError, RolloutError
+from polyray.errors import ConfigError, DataError, RewardError, RolloutError
 from polyray.evaluation.arms import Arm
+from polyray.evaluation.baselines import listed_answers
 from polyray.evaluation.records import ResultRecord, SampleRecord, prompt_sha256
 from polyray.evaluation.sample_log import SampleLog
 from polyray.evaluation.scorers import Scored, Scorer
@@ -126,9 +129,16 @@ def sample_arms(arms: Sequence[Arm], sampling: Sampling, files: EvaluationFiles)
     """Samples and scores what the files do not hold yet.
 
     Raises DataError where the files belong to other arms or prompts, RolloutError where an arm's groups do not
-    all arrive, RewardError where its first groups have no score.
+    all arrive, RewardError where its first groups have no score, ConfigError where a template asks for another number
+    of answers.
     """
     prompts = sampling.prompts
+    for arm in arms:
+        if arm.answers not in (None, sampling.spec.num_samples):
+            raise ConfigError(
+                f"evaluation.num_samples={sampling.spec.num_samples}, but the template {arm.template!r} of "
+                f"{arm.name!r} asks for answers={arm.answers} in one completion; make them equal"
+            )
     with SampleLog(files.samples, files.results, sampling.spec.num_samples) as log:
         done, total = log.groups_done, len(arms) * len(prompts)
         _check_same_run(log, arms, prompts, files)
@@ -162,6 +172,8 @@ def _check_same_run(
 def _sample_arm(arm: Arm, sampling: Sampling, start: int, log: SampleLog) -> None:
     """One arm from prompt `start` on: scoring runs in threads while the next groups are sampled."""
     requests = evaluation_requests(arm.asked_P, sampling.spec, sampling.rollout, sampling.seed)[start:]
+    if arm.answers is not None:
+        requests = [replace(request, seeds=request.seeds[:1]) for request in requests]
     with ThreadPoolExecutor(SCORING_THREADS, thread_name_prefix="score") as threads:
         room = threading.BoundedSemaphore(MAX_UNSCORED_GROUPS)
 
@@ -172,7 +184,9 @@ def _sample_arm(arm: Arm, sampling: Sampling, start: int, log: SampleLog) -> Non
             scores.add_done_callback(lambda _: room.release())
             return scores
 
-        arriving = ((group, judged(group)) for group in sampling.sample(arm.name, arm.adapter_dir, requests))
+        sampled = sampling.sample(arm.name, arm.adapter_dir, requests)
+        groups = sampled if arm.answers is None else (_taken_apart(group, arm.answers) for group in sampled)
+        arriving = ((group, judged(group)) for group in groups)
         judged_groups = _in_request_order(arm.name, requests, arriving, start, sampling.progress)
         for request, group, scores in _scored_at_all(arm.name, judged_groups):
             prompt = sampling.prompts[request.group_id]
@@ -186,6 +200,18 @@ def _sample_arm(arm: Arm, sampling: Sampling, start: int, log: SampleLog) -> Non
             )
             if sampling.on_group is not None:
                 sampling.on_group(samples)
+
+
+def _taken_apart(group: Group, answers: int) -> Group:
+    """Answers listed in a group's only completion, as completions with a share of the tokens and no log-prob."""
+    (whole,) = group.completions
+    texts, shares = listed_answers(whole.text, answers), np.array_split(whole.token_ids, answers)
+    unknown = np.array([np.nan], np.float32)
+    completions = tuple(
+        replace(whole, text=text, token_ids=share, rollout_logprobs=unknown)
+        for text, share in zip(texts, shares, strict=True)
+    )
+    return replace(group, completions=completions)
 
 
 def _in_request_order(

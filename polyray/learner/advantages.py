@@ -15,14 +15,17 @@ import numpy as np
 from polyray.algorithms import (
     deviation,
     deviation_of_sums,
+    focal_weight,
     has_signal,
     leave_one_out_advantages,
+    mode_anchored_rewards,
     overlong_penalty,
     scheduled,
 )
-from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec
+from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec, ReinforceSpec
 from polyray.learner.objectives import OF_TYPE, SCALED_BY_OWN_STD, Samples, polychromic
 from polyray.learner.reduce import Sums
+from polyray.metrics.groups import PASS_THRESHOLD
 from polyray.types import ScoredGroup
 
 ROUNDING = 1e-12
@@ -45,6 +48,11 @@ class GroupAdvantages:
     def divided(self, by: float) -> GroupAdvantages:
         """All three over `by`."""
         return GroupAdvantages(self.advantages_G / by, self.quality_part_G / by, self.diversity_part_G / by)
+
+    def times(self, factor: float) -> GroupAdvantages:
+        """All three times `factor`."""
+        parts = (self.advantages_G, self.quality_part_G, self.diversity_part_G)
+        return GroupAdvantages(*(part * factor for part in parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +111,8 @@ def compute_advantages(
     samples = _samples(group, take_G, measured)
     added = _added_rewards(group, algorithm, max_tokens, measured)[take_G]
     if isinstance(algorithm, GrpoSpec):  # its standard deviation is that of the whole reward
-        samples, added = replace(samples, rewards_G=samples.rewards_G + added), np.zeros(len(added))
+        rewards_G = _anchored_rewards(group, take_G, algorithm, measured)
+        samples, added = replace(samples, rewards_G=rewards_G + added), np.zeros(len(added))
     parts = np.zeros((2, len(take_G)))
     if isinstance(algorithm, PolychromicSpec):
         result = polychromic(samples, algorithm)
@@ -115,7 +124,10 @@ def compute_advantages(
     parts[np.abs(parts) < ROUNDING] = 0.0
     advantages = GroupAdvantages(parts.sum(axis=0), parts[0], parts[1])
     if algorithm.scale == "group" and algorithm.type not in SCALED_BY_OWN_STD:
-        return advantages.divided(deviation(advantages.advantages_G[take_G], algorithm.std))
+        advantages = advantages.divided(deviation(advantages.advantages_G[take_G], algorithm.std))
+    if isinstance(algorithm, GrpoSpec):
+        correct_G = group.rewards_G[take_G] >= PASS_THRESHOLD
+        return advantages.times(focal_weight(correct_G, algorithm.focal_gamma))
     return advantages
 
 
@@ -143,7 +155,7 @@ def group_has_signal(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: i
     """Whether any completion gets an advantage, or too few take part to say so (which is judged elsewhere).
 
     KL in the reward is known to the learner only. It differs between different completions, so it is a signal
-    wherever there are two.
+    wherever there are two. Without a baseline equal advantages are one, too, unless they are 0.
     """
     take_G = valid_mask(group, algorithm)
     if take_G.sum() < algorithm.min_samples:
@@ -152,7 +164,8 @@ def group_has_signal(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: i
         completions = zip(group.group.completions, take_G, strict=True)
         if len({completion.token_ids.tobytes() for completion, taken in completions if taken}) > 1:
             return True
-    return has_signal(compute_advantages(group, algorithm, max_tokens=max_tokens).advantages_G)
+    advantages_G = compute_advantages(group, algorithm, max_tokens=max_tokens).advantages_G
+    return has_signal(advantages_G) or (isinstance(algorithm, ReinforceSpec) and bool(advantages_G.any()))
 
 
 def _samples(group: ScoredGroup, take_G: np.ndarray, measured: Measured | None) -> Samples:
@@ -167,6 +180,18 @@ def _samples(group: ScoredGroup, take_G: np.ndarray, measured: Measured | None) 
         np.array(logprobs),
         measured.log_weights_G[take_G] if measured is not None else np.zeros(len(completions)),
     )
+
+
+def _anchored_rewards(
+    group: ScoredGroup, take_G: np.ndarray, algorithm: GrpoSpec, measured: Measured | None
+) -> np.ndarray:
+    """Rewards of the completions that take part, with `mode_threshold` those of MARA."""
+    rewards_G = group.rewards_G[take_G]
+    if algorithm.mode_threshold is None or measured is None:
+        return rewards_G
+    rollout_G = np.array([c.rollout_logprobs.sum(dtype=np.float64) for c in group.group.completions])
+    reference_G = (rollout_G - measured.kl_G)[take_G]
+    return mode_anchored_rewards(rewards_G, reference_G, algorithm.kl_coefficient, algorithm.mode_threshold)
 
 
 def _added_rewards(

@@ -15,7 +15,10 @@ from polyray.algorithms import (
     GroupView,
     PolychromicAdvantages,
     best_minus_second_advantages,
+    crowding_marginals,
     darling_advantages,
+    deviation,
+    gapo_advantages,
     group_advantages,
     leave_one_out_advantages,
     maximum_likelihood_advantages,
@@ -23,9 +26,12 @@ from polyray.algorithms import (
     pkpo_advantages,
     poly_epo_advantages,
     polychromic_advantages,
+    rare_advantages,
+    reinforce_advantages,
     shaped_advantages,
     shared_set_advantages,
     stale_polychromic_advantages,
+    ucpo_advantages,
     unlikeliness_advantages,
 )
 from polyray.config.algorithm import PolychromicSpec
@@ -107,6 +113,26 @@ def _own_scale(spec: Any) -> Literal["std", "none"]:
     return "std" if spec.scale == "group" else "none"
 
 
+def _rare(samples: Samples, spec: Any) -> np.ndarray:
+    advantages = rare_advantages(samples.rewards_G, samples.classes_G, spec.alpha)
+    return advantages / _deviation_before(samples.rewards_G, spec)
+
+
+def _ucpo(samples: Samples, spec: Any) -> np.ndarray:
+    correct_G = (samples.rewards_G >= PASS_THRESHOLD).astype(np.float64)
+    return ucpo_advantages(correct_G, samples.mean_logprobs_G, spec.tau) / _deviation_before(correct_G, spec)
+
+
+def _setpo(samples: Samples, spec: Any) -> np.ndarray:
+    quality_G = group_advantages(samples.rewards_G) / _deviation_before(samples.rewards_G, spec)
+    return quality_G + spec.diversity_weight * crowding_marginals(_distances(samples))
+
+
+def _deviation_before(rewards_G: np.ndarray, spec: Any) -> float:
+    """Divisor of objectives that change or add to normalised advantages."""
+    return deviation(rewards_G, spec.std) if spec.scale == "group" else 1.0
+
+
 def _distances(samples: Samples) -> np.ndarray:
     if samples.distances_GG is None:
         raise ValueError(
@@ -125,6 +151,7 @@ OF_TYPE: dict[str, Callable[[Samples, Any], np.ndarray]] = {
     "grpo": lambda s, spec: group_advantages(s.rewards_G),
     "rloo": lambda s, spec: leave_one_out_advantages(s.rewards_G),
     "maxrl": lambda s, spec: maximum_likelihood_advantages(s.rewards_G),
+    "reinforce": lambda s, spec: reinforce_advantages(s.rewards_G, spec.positive_weight),
     "best_minus_second": lambda s, spec: best_minus_second_advantages(s.rewards_G, _own_scale(spec)),
     "pass_at_k": _pass_at_k,
     # PKPO's weights sum over samples, the loss averages over them.
@@ -133,11 +160,15 @@ OF_TYPE: dict[str, Callable[[Samples, Any], np.ndarray]] = {
         s.rewards_G, s.classes_G, spec.set_size, spec.credit_scale
     ),
     "polychromic_ppo": _polychromic_ppo,
+    "setpo": _setpo,
     "shaped": lambda s, spec: shaped_advantages(s.rewards_G, _distances(s), spec.diversity_weight),
     "darling": lambda s, spec: darling_advantages(s.rewards_G, _distances(s), spec.combine),
     "unlikeliness": lambda s, spec: unlikeliness_advantages(s.rewards_G, s.mean_logprobs_G, spec.penalty),
+    "rare": _rare,
+    "ucpo": _ucpo,
+    "gapo": lambda s, spec: gapo_advantages(s.rewards_G, s.classes_G, spec.num_answers),
 }
 """Advantage function of each `algorithm.type`; `polychromic` is separate, because it has two parts."""
 
-SCALED_BY_OWN_STD = ("pass_at_k", "best_minus_second")
+SCALED_BY_OWN_STD = ("pass_at_k", "best_minus_second", "rare", "ucpo", "setpo")
 """Objectives for which `scale: group` is part of the formula."""

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq, minimize
-from scipy.special import betaln, digamma, gammaln
 
 from polyray.metrics.arrays import Floats, Integers, whole_numbers
 
@@ -52,6 +50,8 @@ class SuccessDistribution:
         """Expected pass@k for k > 0; also between whole numbers, where curves cross."""
         if k <= 0:
             raise ValueError(f"k={k} must be above 0")
+        from scipy.special import betaln
+
         return -math.expm1(float(betaln(self.a, self.b + k) - betaln(self.a, self.b)))
 
 
@@ -87,6 +87,8 @@ def fit_success_distribution(num_correct: npt.ArrayLike, num_samples: int) -> Su
 
 def beta_binomial_logpmf(distribution: SuccessDistribution, num_samples: int) -> Floats:
     """[n + 1] log-probabilities of 0 to n correct ones."""
+    from scipy.special import betaln, gammaln
+
     n, c = num_samples, np.arange(num_samples + 1)
     choose = gammaln(n + 1) - gammaln(c + 1) - gammaln(n - c + 1)
     a, b = distribution.a, distribution.b
@@ -127,6 +129,8 @@ def overtaking_k(behind: SuccessDistribution, ahead: SuccessDistribution) -> flo
     None where it never has within MAX_SETS candidates, where it is not behind at k = 1, and where the two are the
     same.
     """
+    from scipy.optimize import brentq
+    from scipy.special import betaln
 
     def lead(log_k: float) -> float:
         # Both curves go to 1: the ratio of the misses stays visible where their difference does not.
@@ -157,6 +161,9 @@ def _checked(num_correct: npt.ArrayLike, num_samples: int) -> Integers:
 
 def _fitted(frequencies: Floats, num_samples: int) -> SuccessDistribution:
     """Maximum likelihood in log a and log b, from the moments' fit."""
+    from scipy.optimize import minimize
+    from scipy.special import betaln, digamma
+
     counts = np.arange(num_samples + 1)
 
     total = frequencies.sum()

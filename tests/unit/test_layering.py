@@ -40,6 +40,29 @@ def probe(*names: str) -> tuple[list[str], set[str]]:
     return answer["loaded"], set(answer["modules"])
 
 
+ALONE = """
+import importlib, json, pkgutil, sys
+import numpy, torch
+before = {name.partition(".")[0] for name in sys.modules}
+import polyray.algorithms
+for found in pkgutil.walk_packages(polyray.algorithms.__path__, "polyray.algorithms."):
+    importlib.import_module(found.name)
+after = {name.partition(".")[0] for name in sys.modules}
+ours = {".".join(name.split(".")[:2]) for name in sys.modules if name.startswith("polyray.")}
+print(json.dumps([sorted(after - before - sys.stdlib_module_names), sorted(ours)]))
+"""
+
+
+def test_algorithms_need_numpy_and_torch_alone() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], cwd=ROOT, capture_output=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    packages, ours = json.loads(done.stdout)
+    assert packages == ["polyray"]
+    assert ours == ["polyray.algorithms", "polyray.errors", "polyray.metrics", "polyray.types"]
+
+
 @pytest.mark.parametrize(
     ("names", "expected", "forbidden"),
     [

@@ -14,6 +14,7 @@ from polyray.algorithms import (
     balanced_set_credits,
     best_minus_second_advantages,
     coverage_set_credits,
+    crowding_marginals,
     determinant_set_credits,
     deviation,
     distinct_correct_set_credits,
@@ -21,6 +22,8 @@ from polyray.algorithms import (
     entropy_set_credits,
     enumerated_set_credits,
     facility_location_set_credits,
+    focal_weight,
+    gapo_advantages,
     gated_distances,
     group_advantages,
     leave_one_out_advantages,
@@ -33,6 +36,7 @@ from polyray.algorithms import (
     pkpo_advantages,
     poly_epo_advantages,
     polychromic_advantages,
+    reinforce_advantages,
     self_bleu_value,
     shaped_advantages,
     shared_set_advantages,
@@ -158,12 +162,45 @@ def test_best_minus_second_is_the_gradient_of_the_best_of_all() -> None:
     np.testing.assert_allclose(update, exact_gradient(best_quality, N), rtol=0, atol=1e-12)
 
 
+def crowding(s: Outcomes) -> float:
+    """SetPO's diversity of a set: diminishing returns -log(1 + x) of the mean similarity to all of it."""
+    similarity = 1 - pairs(DISTANCE_VV, s)
+    return sum(-np.log(1 + row.sum() / len(s)) for row in similarity) / len(s)
+
+
+def test_crowding_marginals_are_the_gradient_of_the_diversity_of_the_group() -> None:
+    group = (0, 2, 2, 1)
+    others = [tuple(np.delete(group, i)) for i in range(N)]
+    expected = [crowding(group) - crowding(rest) for rest in others]
+    np.testing.assert_allclose(crowding_marginals(pairs(DISTANCE_VV, group)), expected, rtol=0, atol=1e-15)
+    update = expected_update(lambda g: crowding_marginals(pairs(DISTANCE_VV, g)), N)
+    np.testing.assert_allclose(update, exact_gradient(crowding, N), rtol=0, atol=1e-12)
+
+
 def test_leave_one_out_is_exact_and_group_mean_shrinks_the_gradient() -> None:
     exact = exact_gradient(lambda s: QUALITY_V[s[0]], 1)
     loo = expected_update(lambda g: leave_one_out_advantages(pick(QUALITY_V, g)) / N, N)
     grouped = expected_update(lambda g: group_advantages(pick(QUALITY_V, g)) / N, N)
     np.testing.assert_allclose(loo, exact, rtol=0, atol=1e-12)
     np.testing.assert_allclose(grouped, (N - 1) / N * exact, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1, 1.0])
+def test_reinforce_is_exact_for_every_weight_of_right_samples(weight: float) -> None:
+    exact = exact_gradient(lambda s: QUALITY_V[s[0]], 1)
+    update = expected_update(lambda g: reinforce_advantages(pick(QUALITY_V, g), weight) / N, N)
+    np.testing.assert_allclose(update, (1 + weight) * exact, rtol=0, atol=1e-12)
+
+
+def test_focal_weight_of_power_one_re_weights_prompts_by_a_line() -> None:
+    p = float(PROBABILITIES_V @ CORRECT_V)
+    gradient_of_p = exact_gradient(lambda s: float(CORRECT_V[s[0]]), 1)
+
+    def weights(g: Outcomes) -> np.ndarray:
+        return focal_weight(pick(CORRECT_V, g), 1.0) * group_advantages(pick(CORRECT_V, g)) / N
+
+    expected = (N - 1) * (N - 1 - (N - 2) * p) / N**2 * gradient_of_p
+    np.testing.assert_allclose(expected_update(weights, N), expected, rtol=0, atol=1e-12)
 
 
 def test_division_by_the_deviation_keeps_the_direction_but_not_the_length() -> None:
@@ -224,6 +261,14 @@ def test_shaping_has_about_half_of_its_nominal_weight() -> None:
     )
     expected = (N - 1) / N * quality + weight * (N - 2) / (2 * N) * distance
     np.testing.assert_allclose(update, expected, rtol=0, atol=1e-12)
+
+
+def test_gapo_has_under_half_of_the_diversity_that_it_pays() -> None:
+    classes_V = np.array([5, 8, 2, 5])
+    differ_VV = (classes_V[:, None] != classes_V).astype(float)
+    diversity = exact_gradient(lambda s: mean_over_pairs(differ_VV, s), 2)
+    update = expected_update(lambda g: gapo_advantages(np.ones(N), pick(classes_V, g), 7) / N, N)
+    np.testing.assert_allclose(update, (N - 1) * (N - 2) / (2 * N**2) * diversity, rtol=0, atol=1e-12)
 
 
 OBJECTIVES = [

@@ -10,12 +10,16 @@ from polyray.algorithms import (
     floored_classes,
     floored_distances,
     floored_kernel,
+    gapo_advantages,
     has_signal,
     maximum_likelihood_advantages,
+    mode_anchored_rewards,
     overlong_penalty,
     present_samples,
+    rare_advantages,
     scheduled,
     shaped_advantages,
+    ucpo_advantages,
     unlikeliness_advantages,
 )
 
@@ -41,10 +45,57 @@ def test_unlikeliness_discounts_by_rank_of_likelihood() -> None:
     assert tied.tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_rare_divides_advantages_by_a_power_of_the_class_size(alpha: float) -> None:
+    rewards, classes = np.array([1.0, 1.0, 0.0, 1.0, 0.0, 0.4]), [7, 2, -1, 7, -1, 7]
+    weights = [1 / (1 if c == -1 else classes.count(c)) ** alpha for c in classes]
+    expected = weights * (rewards - rewards.mean())
+    np.testing.assert_allclose(rare_advantages(rewards, classes, alpha), expected, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("num_answers", [None, 10])
+def test_gapo_rewards_equal_one_minus_frequency_over_its_target(num_answers: int | None) -> None:
+    answers = ["b", "a", "?", "a", "c", "a"]
+    valid = [answer for answer in answers if answer != "?"]
+    target = 0.0 if num_answers is None else 1 / num_answers
+    rewards = np.array([
+        -1.0 if answer == "?" else 1 - (valid.count(answer) / len(valid) - target) for answer in answers
+    ])  # fmt: skip
+    quality, classes = [float(a != "?") for a in answers], [-1 if a == "?" else ord(a) for a in answers]
+    found = gapo_advantages(quality, classes, num_answers)
+    np.testing.assert_allclose(found, rewards - rewards.mean(), rtol=0, atol=1e-15)
+    assert gapo_advantages([0, 0], [-1, -1], num_answers).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.2, 1.0])
+def test_ucpo_blends_uniform_and_inverse_likelihood_weights(tau: float) -> None:
+    correct, logprobs = np.array([1, 0, 1, 1, 0]), np.array([-0.2, -3.0, -1.5, -0.7, -0.1])
+    right = np.flatnonzero(correct)
+    q = np.exp(logprobs[right]) / np.exp(logprobs[right]).sum()
+    blended = (1 - tau) / len(right) + tau * (1 / q) / (1 / q).sum()
+    expected = correct - correct.mean()
+    expected[right] *= blended * len(right)
+    found = ucpo_advantages(correct, logprobs, tau)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-15)
+    assert abs(found.sum()) < 1e-15 and found[2] >= found[3] >= found[0]
+    assert ucpo_advantages([0, 0], [-1.0, -2.0], tau).tolist() == [0.0, 0.0]
+
+
 def test_maximum_likelihood_divides_by_the_mean_reward() -> None:
     np.testing.assert_allclose(maximum_likelihood_advantages([1, 0, 0, 0]), [3, -1, -1, -1], atol=1e-15)
     assert maximum_likelihood_advantages([0, 0]).tolist() == [0.0, 0.0]
     assert maximum_likelihood_advantages([1, 1]).tolist() == [0.0, 0.0]
+
+
+def test_mode_anchored_rewards_make_good_samples_equal_under_the_kl() -> None:
+    rewards, logprobs = np.array([1.0, 0.2, 0.9, 1.0]), np.log([0.05, 0.6, 0.3, 0.01])
+    found = mode_anchored_rewards(rewards, logprobs, 0.5, 0.9)
+    # The anchor is sample 2; sample 1 is likelier but not good.
+    expected = [0.9 + 0.5 * (logprobs[2] - logprobs[i]) if i != 1 else 0.2 for i in range(4)]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-15)
+    best = np.exp(logprobs + found / 0.5)
+    np.testing.assert_allclose(best[[0, 3]], best[2], rtol=1e-12)
+    assert mode_anchored_rewards(rewards, logprobs, 0.5, 1.1).tolist() == rewards.tolist()
 
 
 def test_overlong_penalty_is_a_ramp() -> None:

@@ -38,3 +38,16 @@ def test_cross_entropy_of_half_precision_is_float32_and_of_no_token_a_zero_with_
     nothing.backward()
     assert (nothing.item(), num_tokens) == (0.0, 0)
     assert logits.grad is not None and logits.grad.abs().max() == 0
+
+
+def test_cross_entropy_on_right_samples_of_the_base_has_the_gradient_of_its_forward_kl() -> None:
+    """DPH-RL's rehearsal: the expectation over right answers of the base against KL(base given right || pi)."""
+    base_V = torch.tensor([0.5, 0.2, 0.2, 0.1], dtype=torch.float64) * torch.tensor([1, 1, 0, 1])
+    base_V = base_V / base_V.sum()
+    logits = torch.tensor([0.3, -1.0, 0.8, 0.1], dtype=torch.float64).requires_grad_()
+    rows, mask = logits.expand(4, 1, 4), torch.ones(1, 1).bool()
+    losses = [masked_cross_entropy(rows[v : v + 1], torch.tensor([[v]]), mask)[0] for v in range(4)]
+    (expected,) = torch.autograd.grad((base_V * torch.stack(losses)).sum(), logits, retain_graph=True)
+    divergence = torch.nn.functional.kl_div(torch.log_softmax(logits, 0), base_V, reduction="sum")
+    (gradient,) = torch.autograd.grad(divergence, logits)
+    torch.testing.assert_close(expected, gradient, rtol=0, atol=1e-12)

@@ -87,6 +87,8 @@ def test_run_with_passes_chooses_by_pass_metrics(reward: dict[str, Any], task: d
         ),
         ({"learner": {"best_metric": "validation/pass_at_8"}}, "learner.best_metric=reward_mean"),
         ({"algorithm": {"type": "pass_at_k"}}, "pkpo"),
+        ({"algorithm": {"type": "ucpo"}}, "unlikeliness"),
+        ({"algorithm": {"type": "grpo", "focal_gamma": 0.5}}, "focal_gamma=0.5"),
         ({"monitors": [{"preset": "@collapse", "metric": "validation/pass_at_8"}]}, "monitor collapse"),
     ],
 )

@@ -11,7 +11,7 @@ from polyray.config.prompts import ArmSpec, PromptTemplate
 from polyray.config.task import JsonlSpec
 from polyray.errors import ConfigError, DataError
 from polyray.evaluation.arms import resolve_arms, reward_name, training_reward
-from polyray.evaluation.baselines import Example, asked, few_shot_examples
+from polyray.evaluation.baselines import Example, asked, few_shot_examples, listed_answers
 from polyray.tasks.jsonl import JsonlTask
 from polyray.types import Prompt
 
@@ -44,6 +44,28 @@ def test_prompt_gets_examples_and_words_around_it() -> None:
         {"role": "assistant", "content": "2"},
         {"role": "user", "content": "Now: 2+2? (a number)"},
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "answers"),
+    [
+        ("1. a\n2. b\n3. c\n4. d", ["a", "b", "c"]),
+        ("Here:\n\n 1) a\nmore\n\n 2) b", ["a\nmore", "b", ""]),
+        ("1. take\n7. steps\n2. b", ["take\n7. steps", "b", ""]),
+        ("no list", ["no list", "", ""]),
+        ("", ["", "", ""]),
+    ],
+)
+def test_listed_answers_are_the_entries_of_a_numbered_list(text: str, answers: list[str]) -> None:
+    assert listed_answers(text, 3) == answers
+
+
+def test_template_of_several_answers_hands_their_number_to_its_arms(tmp_path: Path) -> None:
+    sums = task(tmp_path, rows(1, 2), rows(8))
+    specs = {"list": ArmSpec(prompt=str(ROOT / "configs/prompts/verbalised.yaml")), "one": ArmSpec()}
+    listed, one = resolve_arms(specs, sums.held_out_prompts(), sums, 0)
+    assert (listed.answers, one.answers) == (16, None)
+    assert "Give 16 different answers" in listed.asked_P[0].text
 
 
 def test_few_shot_examples_are_different_demonstrations_of_the_training_part(tmp_path: Path) -> None:

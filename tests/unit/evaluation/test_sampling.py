@@ -14,7 +14,7 @@ import pytest
 
 from polyray.config.evaluation import EvaluationSpec
 from polyray.config.rollout import RolloutSpec
-from polyray.errors import DataError, RewardError, RolloutError
+from polyray.errors import ConfigError, DataError, RewardError, RolloutError
 from polyray.evaluation.arms import Arm
 from polyray.evaluation.records import prompt_sha256, read_samples
 from polyray.evaluation.sampling import EvaluationFiles, Sample, Sampling, evaluation_requests, sample_arms
@@ -224,3 +224,33 @@ def test_groups_are_scored_while_others_are_sampled(tmp_path: Path) -> None:
     files = EvaluationFiles(tmp_path)
     sample_arms(arms("good"), sampling(in_order, scorer=waiting), files)
     assert [record.task_id for record in read_samples(files.samples)[::2]] == ["p0", "p1", "p2", "p3"]
+
+
+def test_answers_of_one_completion_become_the_samples_of_the_prompt(tmp_path: Path) -> None:
+    asked: list[GroupRequest] = []
+
+    def listed(name: str, directory: str | None, requests: Sequence[GroupRequest]) -> Iterator[Group]:
+        for request in requests:
+            asked.append(request)
+            text = "Sure:\n1. good\n2) bad" if request.group_id else "good"
+            tokens, logprobs = np.arange(5, dtype=np.int32), np.full(5, -0.5, np.float32)
+            completions = (Completion(tokens, logprobs, text, "stop", request.seeds[0]),)
+            yield Group(
+                request.group_id,
+                request.prompt,
+                np.zeros(2, np.int32),
+                completions,
+                PolicyVersion(1, 7, "ab"),
+            )
+
+    files = EvaluationFiles(tmp_path)
+    arm = Arm("list", None, "verbalised", tuple(PROMPTS), None, answers=2)
+    sample_arms([arm], sampling(listed), files)
+    assert [len(request.seeds) for request in asked] == [1] * 4
+    assert asked[1].seeds == (sample_seed(4, "evaluation/p1", 0),)
+    records = read_samples(files.samples)
+    assert [record.completion for record in records] == ["good", "", *["good", "bad"] * 3]
+    assert [record.num_tokens for record in records[:2]] == [3, 2]
+    assert all(math.isnan(record.logprob) for record in records)
+    with pytest.raises(ConfigError, match=r"num_samples=2.*'verbalised'.*answers=3"):
+        sample_arms([replace(arm, answers=3)], sampling(listed), EvaluationFiles(tmp_path / "other"))

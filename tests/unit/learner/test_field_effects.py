@@ -49,8 +49,9 @@ SPECS: dict[str, type[BaseModel]] = {
 BASES: dict[str, Values] = {
     "polychromic": {"objective": "cluster", "diversity_weight": 0.8, "set_size": 3},
     "shaped": {"diversity_weight": 0.8},
+    "reinforce": {"positive_weight": 0.0},
 } | {name: {"set_size": 3} for name in ("pass_at_k", "pkpo", "poly_epo", "polychromic_ppo")}
-"""Fields without a default, and a set size at which half a group is enough."""
+"""Fields without a default, sets of which half a group holds one, a weight at which right samples teach nothing."""
 
 VALUES: dict[str, list[Any]] = {
     # LossSpec
@@ -93,6 +94,12 @@ VALUES: dict[str, list[Any]] = {
     "diversity_weight": [2.5],
     "combine": ["multiply", "add"],
     "penalty": [0.9],
+    "positive_weight": [0.1],
+    "mode_threshold": [0.8],
+    "alpha": [0.9],
+    "tau": [0.9],
+    "num_answers": [4],
+    "focal_gamma": [1.0],
     "objective": [*OF_CLASSES, *OF_DISTANCES, "max", "distinct_n", "self_bleu"],
     "quality_weight": [0.2],
     "quality_floor": [0.6],
@@ -345,7 +352,10 @@ def test_loss_field_has_an_effect_or_is_refused(context: Values) -> None:
 @pytest.mark.parametrize("name", SPECS)
 def test_field_of_every_type_has_an_effect_or_is_refused(name: str) -> None:
     found: dict[str, set[str]] = {}
+    unscaled = name == "reinforce"  # refuses every scale
     for context in CONTEXTS:
+        if unscaled and "scale" in context:
+            continue
         for field in spec_fields(name):
             if field in LossSpec.model_fields or (field == "stale_weights" and context):
                 continue
@@ -353,6 +363,8 @@ def test_field_of_every_type_has_an_effect_or_is_refused(name: str) -> None:
             found.setdefault(field, set()).add(outcome)
     never = {field for field, outcomes in found.items() if "effect" not in outcomes}
     expected = {"anneal"} if not {"set_size", "diversity_weight"} & set(SPECS[name].model_fields) else set()
+    if unscaled:
+        expected |= {"scale", "std"}
     if name == "polychromic":  # see the next test
         expected |= {"num_subsets", "stale_weights", "stale_weight_cap"}
     assert never == expected

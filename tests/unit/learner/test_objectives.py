@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from polyray.algorithms import polychromic
+from polyray.algorithms import crowding_marginals, polychromic
 from polyray.config import algorithm
 from polyray.config.loader import load_config
 from polyray.config.presets import presets
@@ -114,3 +114,45 @@ def test_wrong_sample_earns_no_diversity_at_the_default_floor(objective: Any, of
     spec = algorithm.PolychromicSpec(objective=objective, diversity_weight=1.0, set_size=4)
     found = compute_advantages(replace(group, distances_GG=distances), spec).diversity_part_G
     np.testing.assert_allclose(found, [*[-of_wrong / 7] * 7, of_wrong], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dapo", "drgrpo"])
+def test_focal_gamma_scales_published_advantages_by_the_success_of_the_group(name: str) -> None:
+    group = random_group(3, [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+    plain = load_preset(name).algorithm
+    focal = load_preset(name, "algorithm.focal_gamma=0.5").algorithm
+    expected = compute_advantages(group, plain, max_tokens=64).advantages_G * (1 - 5 / 8) ** 0.5
+    found = compute_advantages(group, focal, max_tokens=64).advantages_G
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("std", ["sample", "population"])
+def test_rare_is_grpo_at_alpha_zero_and_weighs_normalised_advantages(std: Any) -> None:
+    group = scored_group(1)
+    grpo = algorithm.GrpoSpec(scale="group", std=std)
+    plain = compute_advantages(group, grpo).advantages_G
+    same = compute_advantages(group, algorithm.RareSpec(alpha=0.0, std=std)).advantages_G
+    np.testing.assert_allclose(same, plain, rtol=1e-12)
+    classes = group.classes_G.tolist()
+    sizes = np.array([1 if c == WRONG_CLASS else classes.count(c) for c in classes])
+    found = compute_advantages(group, algorithm.RareSpec(alpha=1.0, std=std)).advantages_G
+    np.testing.assert_allclose(found, plain / sizes, rtol=1e-12)
+
+
+@pytest.mark.parametrize("std", ["sample", "population"])
+def test_ucpo_is_grpo_at_tau_zero_and_keeps_the_advantage_of_right_samples(std: Any) -> None:
+    group = random_group(3, [1.0, 0.0, 1.0, 1.0, 0.0, 0.5])
+    verdicts = replace(group, rewards_G=np.floor(group.rewards_G))
+    plain = compute_advantages(verdicts, algorithm.GrpoSpec(scale="group", std=std)).advantages_G
+    same = compute_advantages(group, algorithm.UcpoSpec(tau=0.0, std=std)).advantages_G
+    np.testing.assert_allclose(same, plain, rtol=1e-12)
+    moved = compute_advantages(group, algorithm.UcpoSpec(tau=1.0, std=std)).advantages_G
+    np.testing.assert_allclose(moved[[0, 2, 3]].sum(), plain[[0, 2, 3]].sum(), rtol=1e-12)
+    assert np.ptp(moved[[0, 2, 3]]) > 0.01
+
+
+def test_setpo_adds_the_marginals_to_normalised_advantages() -> None:
+    group = scored_group(1)
+    plain = compute_advantages(group, algorithm.GrpoSpec(scale="group")).advantages_G
+    found = compute_advantages(group, algorithm.SetPoSpec(diversity_weight=0.7)).advantages_G
+    np.testing.assert_allclose(found, plain + 0.7 * crowding_marginals(group.distances_GG), rtol=1e-12)

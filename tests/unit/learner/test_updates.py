@@ -12,7 +12,7 @@ import torch
 
 from polyray.algorithms import stale_polychromic_advantages
 from polyray.algorithms.polychromic import GroupView
-from polyray.config.algorithm import GrpoSpec, PassAtKSpec, PolychromicSpec
+from polyray.config.algorithm import GrpoSpec, PassAtKSpec, PolychromicSpec, ReinforceSpec
 from polyray.config.objective import AnnealSpec
 from polyray.config.run import TrainConfig
 from polyray.learner.advantages import (
@@ -125,6 +125,26 @@ def test_kl_in_the_reward_has_the_exact_gradient_of_the_penalised_objective() ->
 
     # The score function times the log ratio is the whole gradient of the KL: that of log pi itself has mean 0.
     np.testing.assert_allclose(expected_update(weights, 3), exact_gradient(value, 2), atol=1e-12)
+
+
+def test_mode_threshold_has_a_flat_best_policy_over_good_answers() -> None:
+    """The expected update at the best policy of the anchored rewards is 0, where the anchor is in every group."""
+    reference_V, rewards_V, beta = np.array([0.5, 0.1, 0.3, 0.1]), np.array([1.0, 1.0, 0.0, 1.0]), 0.4
+    spec = GrpoSpec(kl_coefficient=beta, kl_placement="reward", kl_estimator="k1", mode_threshold=0.9)
+    good_V = rewards_V >= 0.9
+    best_V = np.where(good_V, 0.5 * np.exp(1 / beta), reference_V)
+    best_V /= best_V.sum()
+
+    def anchored(index: list[int]) -> np.ndarray:
+        group = random_group(0, rewards_V[index].tolist(), lengths=[1] * len(index))
+        for v, completion in zip(index, group.group.completions, strict=True):
+            completion.rollout_logprobs[:] = np.log(best_V[v])
+        kl_G = np.array([float(c.rollout_logprobs.sum(dtype=np.float64)) for c in group.group.completions])
+        measured = Measured(kl_G=kl_G - np.log(reference_V)[index], log_weights_G=np.zeros(len(index)))
+        return compute_advantages(group, spec, measured=measured).advantages_G
+
+    # Outcome 0 is the likeliest good answer under the reference; a wrong answer keeps its reward.
+    np.testing.assert_allclose(anchored([0, 1, 2, 3]), 0.0, atol=1e-6)
 
 
 def test_scale_of_the_batch_is_one_deviation_for_all_groups() -> None:
@@ -248,6 +268,16 @@ def test_group_signal_follows_its_credits(
     assert group_has_signal(
         random_group(0, [1.0, float("nan"), float("nan")]), spec, max_tokens=6
     )  # judged elsewhere
+
+
+@pytest.mark.parametrize(
+    ("weight", "reward", "has_signal"), [(0.0, 1, False), (0.0, 0, True), (0.1, 1, True)]
+)
+def test_group_without_a_baseline_has_a_signal_unless_its_advantages_are_zero(
+    weight: float, reward: int, has_signal: bool
+) -> None:
+    spec = ReinforceSpec(positive_weight=weight)
+    assert group_has_signal(random_group(0, [reward] * 4), spec, max_tokens=6) is has_signal
 
 
 def test_group_with_kl_in_the_reward_as_its_only_signal_is_kept() -> None:
