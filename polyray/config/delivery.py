@@ -20,7 +20,7 @@ class DeliverySpec(StrictModel):
         "float32 on a CPU, adapter on a GPU and for 16-bit and quantised bases",
     )
     num_probes: int = Field(
-        default=4,
+        default=2,
         ge=1,
         description="fixed sequences with log-probs that verify a version; each costs time at every version",
     )
