@@ -13,6 +13,7 @@ from polyray.config.run_base import RunBase
 
 MANY_TRIALS = 10_000
 SEED = "seed"
+ARM = "arm"
 
 
 class ParameterSpec(StrictModel):
@@ -148,8 +149,13 @@ class SweepConfig(RunBase):
 
     train: FilePath = Field(description="file of polyray train that every trial starts from")
     overrides: tuple[str, ...] = Field(default=(), description="key=value for every trial")
+    arms: dict[str, tuple[str, ...]] = Field(
+        default={},
+        description="name -> key=value: settings that differ in several fields, e.g. an algorithm with its own "
+        "learning rate; crossed with the parameters",
+    )
     parameters: dict[str, ParameterSpec] = Field(
-        min_length=1, description="dotted path of a field of the training run -> its values"
+        default={}, description="dotted path of a field of the training run -> its values"
     )
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="crossed with everything")
     num_samples: int = Field(
@@ -157,10 +163,11 @@ class SweepConfig(RunBase):
     )
     axis: str = Field(
         default="algorithm.diversity_weight",
-        description="the swept weight that curves and tests are drawn over",
+        description="the swept weight that curves and tests are drawn over; with arms they are drawn over these",
     )
-    baseline: float | None = Field(
-        default=0.0, description="value of `axis` that the others are tested against; null: no tests"
+    baseline: float | str | None = Field(
+        default=0.0,
+        description="value of `axis`, or the arm, that the others are tested against; null: no tests",
     )
     metric: str = Field(
         default="pass_at_8",
@@ -184,7 +191,7 @@ class SweepConfig(RunBase):
             return self.search.num_settings * len(self.seeds)
         grids = math.prod(len(spec.grid or (0,)) for spec in self.parameters.values())
         samples = 1 if all(spec.is_grid for spec in self.parameters.values()) else self.num_samples
-        return grids * samples * len(self.seeds)
+        return max(1, len(self.arms)) * grids * samples * len(self.seeds)
 
     @property
     def objectives(self) -> tuple[ObjectiveSpec, ...]:
@@ -194,6 +201,9 @@ class SweepConfig(RunBase):
 
     @model_validator(mode="after")
     def _consistent(self) -> SweepConfig:
+        if not self.parameters and not self.arms:
+            raise ValueError("neither parameters nor arms: name what the trials differ in")
+        self._check_baseline()
         if SEED in self.parameters:
             raise ValueError(
                 "parameters.seed: seeds are crossed with everything; give them as seeds: [0, 1, 2]"
@@ -210,7 +220,18 @@ class SweepConfig(RunBase):
             )
         return self
 
+    def _check_baseline(self) -> None:
+        if not self.arms:
+            if isinstance(self.baseline, str):
+                raise ValueError(f"baseline={self.baseline!r} is the name of an arm, and there are none")
+        elif self.baseline is not None and self.baseline not in self.arms:
+            raise ValueError(
+                f"baseline={self.baseline!r} is none of the arms; name one of {', '.join(self.arms)}, or null"
+            )
+
     def _check_optuna(self, search: OptunaSearchSpec) -> None:
+        if self.arms:
+            raise ValueError("search.type=optuna chooses values of parameters; leave out the arms")
         if self.num_samples > 1:
             raise ValueError(
                 f"num_samples={self.num_samples} belongs to planned search; with search.type=optuna say how many "

@@ -25,7 +25,7 @@ from polyray.config.loader import load_config
 from polyray.config.passes import INSTEAD, check_metric, has_passes
 from polyray.config.paths import relative_to
 from polyray.config.run import TrainConfig
-from polyray.config.sweep import MANY_TRIALS, ParameterSpec, SweepConfig
+from polyray.config.sweep import ARM, MANY_TRIALS, ParameterSpec, SweepConfig
 from polyray.config.tracking import as_one_experiment
 from polyray.errors import ConfigError
 
@@ -95,15 +95,18 @@ def with_default_metric(config: SweepConfig) -> SweepConfig:
 
 
 def settings(config: SweepConfig) -> Iterator[dict[str, Any]]:
-    """Dotted path -> value: every point of the grids, with `num_samples` draws of the others at each."""
+    """Dotted path -> value: every point of the grids, with `num_samples` draws of the others at each; `ARM` -> its
+    name, where there are arms.
+    """
     grids = {path: spec.grid for path, spec in config.parameters.items() if spec.grid is not None}
     drawn = {path: spec for path, spec in config.parameters.items() if not spec.is_grid}
     draw = np.random.default_rng(config.seed)
-    for point in itertools.product(*grids.values()):
+    arms = [{ARM: name} for name in config.arms] or [{}]
+    for arm, *point in itertools.product(arms, *grids.values()):
         for _ in range(config.num_samples if drawn else 1):
             chosen = dict(zip(grids, point, strict=True))
             chosen |= {path: _drawn(spec, draw) for path, spec in drawn.items()}
-            yield {path: chosen[path] for path in config.parameters}
+            yield arm | {path: chosen[path] for path in config.parameters}
 
 
 def _drawn(spec: ParameterSpec, draw: np.random.Generator) -> Any:
@@ -141,7 +144,8 @@ def trial_plan(config: SweepConfig, number: int, parameters: dict[str, Any], see
     """The trial with this number: the same in every process. ConfigError where its run could not be built."""
     identity = json.dumps([parameters, seed], sort_keys=True)
     trial_id = f"t{number:03d}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
-    overrides = [f"{path}={json.dumps(value)}" for path, value in parameters.items()]
+    overrides = [*config.arms.get(parameters.get(ARM, ""), ())]
+    overrides += [f"{path}={json.dumps(value)}" for path, value in parameters.items() if path != ARM]
     own = [f"seed={seed}", f"name={trial_id}", f"runs_dir={json.dumps(str(config.run_dir / 'trials'))}"]
     try:
         with relative_to(config.base_dir):

@@ -13,7 +13,7 @@ from polyray.config.loader import load_config
 from polyray.config.paths import relative_to
 from polyray.config.prompts import ArmSpec
 from polyray.config.run import EvaluateConfig
-from polyray.config.sweep import SweepConfig
+from polyray.config.sweep import ARM, SweepConfig
 from polyray.errors import MissingFiles, ResourceError
 from polyray.sweeps.plan import TrialPlan, trial_dir
 
@@ -171,9 +171,11 @@ def _conclude(
         trials,
         evaluation.run_dir / "evaluation",
         {trial.trial_id: trial_dir(config, trial.trial_id) for trial in trials},
-        axis=config.axis,
-        objective=_objective(plans[0]),
-        baseline=config.baseline,
+        axis=ARM if config.arms else config.axis,
+        objective=plans[0].config.task.type if config.arms else _objective(plans[0]),
+        baseline=list(config.arms).index(config.baseline)
+        if isinstance(config.baseline, str)
+        else config.baseline,
         quality=spec.quality,
         diversity=spec.diversity,
         ks=evaluation.evaluation.ks,

@@ -24,9 +24,18 @@ Mode = Literal["max", "min"]
 
 
 def recommend(
-    settings: Sequence[Setting], values: SweepValues, key: MetricKey, margin: float, seed: int
+    settings: Sequence[Setting],
+    values: SweepValues,
+    key: MetricKey,
+    margin: float,
+    seed: int,
+    *,
+    is_ordered: bool,
 ) -> dict[str, Any]:
-    """The recommendation by one criterion; `settings` are those of which a trial counts, at least one."""
+    """The recommendation by one criterion; `settings` are those of which a trial counts, at least one.
+
+    Arms have no order: the best one is recommended.
+    """
     complete = [setting for setting in settings if setting.is_complete] or list(settings)
     means = {
         setting.label: float(values.matrix(setting.members, key).mean(axis=1).mean()) for setting in complete
@@ -37,15 +46,15 @@ def recommend(
     differences = {setting.label: _difference(setting, best, values, key, margin, seed) for setting in pool}
     position = pool.index(best)
     low = high = position
-    while low > 0 and differences[pool[low - 1].label]["is_near"]:
+    while is_ordered and low > 0 and differences[pool[low - 1].label]["is_near"]:
         low -= 1
-    while high + 1 < len(pool) and differences[pool[high + 1].label]["is_near"]:
+    while is_ordered and high + 1 < len(pool) and differences[pool[high + 1].label]["is_near"]:
         high += 1
     chosen, run = pool[low], pool[low : high + 1]
     return {
         "criterion": metric_name(key),
         "margin": margin,
-        "rule": _rule(key, margin, values.confidence)
+        "rule": _rule(key, margin, values.confidence, is_ordered)
         + _eligible(best, len(same_others) > 1, len(complete) < len(settings)),
         "setting": chosen.label,
         "value": chosen.value,
@@ -103,11 +112,14 @@ def _difference(
     }
 
 
-def _rule(key: MetricKey, margin: float, confidence: float) -> str:
+def _rule(key: MetricKey, margin: float, confidence: float, is_ordered: bool) -> str:
+    recommended = (
+        "the smallest value from which every swept value up to the best is near" if is_ordered else "the best"
+    )
     return (
         f"The best setting has the highest {metric_words(key)}, the mean over seeds. A setting is near it where the "
         f"{100 * confidence:g} % interval of their paired difference, over seeds and prompts, does not go below "
-        f"-{margin:g}. Recommended is the smallest value from which every swept value up to the best is near."
+        f"-{margin:g}. Recommended is {recommended}."
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from polyray.config.sweep import ARM
 from polyray.report.numbers import Interval, bounds, decimal, seconds, signed
 from polyray.report.pages import Drawing, drawing, render
 from polyray.report.sweep.figures import (
@@ -112,4 +113,5 @@ def _drawings(results: Mapping[str, Any]) -> dict[str, list[Drawing]]:
         "one line per trial; drag along an axis to choose",
         parallel_figure(results),
     )
+    by_value = by_value if results["axis"] != ARM else []
     return {"front": [front], "curves": curves, "by_value": by_value, "parallel": [lines]}

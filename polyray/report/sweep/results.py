@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from polyray.config.sweep import ARM
 from polyray.errors import DataError
 from polyray.evaluation.curves import Entry
 from polyray.evaluation.per_prompt import MetricKey, TextMetrics
@@ -42,6 +43,8 @@ class _Asked:
     margin: float
     mode: Mode
     seed: int
+    is_ordered: bool
+    """Whether the swept weight is a number."""
     shares: Mapping[str, float | None]
     """trial_id -> share of diversity in the advantages."""
 
@@ -70,9 +73,9 @@ def sweep_results(
         trials: all of them, ended well or not.
         evaluation_dir: with samples.jsonl and metrics.json; arms are named like trials, others are ignored.
         run_dirs: trial_id -> its run directory, for metrics.jsonl; a trial may lack one.
-        axis: dotted path of the swept weight. If it was not swept, config.json of a run has its value.
+        axis: dotted path of the swept weight, or ARM. If it was not swept, config.json of a run has its value.
         objective: objective of the weight, in words.
-        baseline: value of the axis that others are compared with; None: nothing is tested.
+        baseline: value of the axis that others are compared with, for ARM its place; None: nothing is tested.
         quality, diversity: per-prompt values of the evaluation, larger is better: pass_at_1, usq_at_8,
             distinct_correct_at_8, best_at_8, mean_reward, or a text metric.
         ks: of the curves.
@@ -103,7 +106,7 @@ def sweep_results(
     for name, key in keys.items():
         values.check(key, name)
     shares = {trial.trial_id: advantage_share(run_dirs.get(trial.trial_id)) for trial in trials}
-    asked = _Asked(keys, sorted(set(ks)), baseline, margin, mode, seed, shares)
+    asked = _Asked(keys, sorted(set(ks)), baseline, margin, mode, seed, axis != ARM, shares)
     result = {
         "axis": axis,
         "symbol": axis_symbol(axis),
@@ -152,7 +155,7 @@ def _by_setting(compared: Sequence[Setting], values: SweepValues, asked: _Asked)
     ]
     references = [setting.label for setting in compared if setting.value == asked.baseline]
     recommendation, *alternatives = (
-        recommend(compared, values, key, asked.margin, asked.seed)
+        recommend(compared, values, key, asked.margin, asked.seed, is_ordered=asked.is_ordered)
         for key in (criterion, *(key for key in tested if key != criterion))
     )
     chosen = next(setting for setting in compared if setting.label == recommendation["setting"])

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from polyray.config.sweep import ARM
 from polyray.errors import DataError
 from polyray.report.sweep.trials import Trial
 
@@ -31,7 +32,7 @@ class Setting:
 
     label: str
     value: float
-    """Value of the swept weight."""
+    """Value of the swept weight; the place of an arm among the arms."""
     others: Mapping[str, Any]
     """Dotted path -> value of everything else that was swept."""
     trials: tuple[Trial, ...]
@@ -68,27 +69,30 @@ class Grouped:
 
 
 def axis_symbol(axis: str) -> str:
-    """Symbol of the swept weight: λ for a diversity weight, else the last part of its path."""
+    """Symbol of the swept weight: λ for a diversity weight, else the last part of its path; "arms" for arms."""
     name = axis.rpartition(".")[2]
-    return "λ" if name == "diversity_weight" else name
+    return {"diversity_weight": "λ", ARM: "arms"}.get(name, name)
 
 
 def group_trials(trials: Sequence[Trial], evaluated: Collection[str], axis: str) -> Grouped:
     """Settings of all trials; `evaluated` are the ids of those that the evaluation sampled.
 
-    Raises DataError where `axis` is not a finite number in some trial, or a trial's id occurs twice.
+    Raises DataError where `axis` is not a finite number in some trial, or a trial's id occurs twice. Arms are
+    numbered in the order of the trials.
     """
     _check_ids(trials)
+    arms = list(dict.fromkeys(str(trial.parameters[ARM]) for trial in trials)) if axis == ARM else []
     names = short_names([path for trial in trials for path in trial.parameters if path != axis])
     groups: dict[tuple[str, float], list[Trial]] = {}
     for trial in trials:
         others = {path: value for path, value in trial.parameters.items() if path != axis}
-        groups.setdefault((identity(others), _axis_value(trial, axis)), []).append(trial)
+        value = arms.index(trial.parameters[ARM]) if arms else _axis_value(trial, axis)
+        groups.setdefault((identity(others), value), []).append(trial)
     settings: list[Setting] = []
     left_out: dict[str, str] = {}
     for (_, value), members in groups.items():
         others = {path: entry for path, entry in members[0].parameters.items() if path != axis}
-        described = [f"{axis_symbol(axis)} = {value:g}"]
+        described = [arms[int(value)] if arms else f"{axis_symbol(axis)} = {value:g}"]
         described += [f"{names[path]} = {_written(entry)}" for path, entry in sorted(others.items())]
         ordered = tuple(sorted(members, key=lambda trial: trial.seed))
         label = ", ".join(described)

@@ -62,6 +62,36 @@ def test_plan_combines_every_grid_point_with_every_seed_in_a_fixed_order() -> No
     assert [plan.trial_id for plan in plan_trials(config)] == [plan.trial_id for plan in plans]
 
 
+def test_arms_bring_their_overrides_and_are_crossed_with_parameters_and_seeds() -> None:
+    arms = {"plain": ["algorithm=@drgrpo"], "set": ["algorithm=@polychromic", "algorithm.set_size=3"]}
+    config = sweep(
+        arms=arms, overrides=[], parameters={RATE: {"grid": [1e-4, 2e-4]}}, seeds=[3, 7], baseline="plain"
+    )
+    plans = plan_trials(config)
+    assert config.num_trials == len(plans) == 8
+    assert [(plan.parameters, plan.seed) for plan in plans] == [
+        ({"arm": arm, RATE: rate}, seed) for arm in arms for rate in (1e-4, 2e-4) for seed in (3, 7)
+    ]
+    assert [plan.config.algorithm.type for plan in plans] == ["grpo"] * 4 + ["polychromic"] * 4
+    assert getattr(plans[-1].config.algorithm, "set_size") == 3  # noqa: B009
+    assert plans[-1].config.learner.learning_rate == 2e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": {"a": []}, "baseline": "b"}, "'b' is none of the arms; name one of a"),
+        ({"arms": {"a": []}}, "0.0 is none of the arms"),
+        ({"baseline": "a"}, "name of an arm, and there are none"),
+        ({"parameters": {}}, "neither parameters nor arms"),
+        ({"arms": {"a": []}, "baseline": None, "search": OPTUNA}, "leave out the arms"),
+    ],
+)
+def test_arms_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        sweep(**changes)
+
+
 def test_settings_draw_within_limits_and_reproducibly() -> None:
     parameters = {
         WEIGHT: {"loguniform": [0.01, 10.0]},

@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from polyray.errors import DataError
+from polyray.report.sweep.report import write_sweep_report
 from polyray.report.sweep.results import finite, sweep_results
 from polyray.report.sweep.trials import Trial
 from tests.unit.report.sweep_fixtures import AXIS, trial, write_evaluation, write_run
@@ -171,6 +173,25 @@ def test_recommendation_is_the_smallest_value_near_the_best(results, sweep) -> N
     assert wide["adapter"] == "p0" and "no seed of it has a validation metric" in wide["adapter_rule"]
     small = sweep_results(TRIALS, *sweep, **(SETTINGS | {"mode": "min"}))["recommendation"]
     assert small["adapter"] == "d0", "where the metric is to be small"
+
+
+def test_arms_keep_their_order_and_the_best_is_recommended(sweep) -> None:
+    names = {"p": "zeta", "d": "alpha"}
+    trials = [replace(each, parameters={"arm": names[each.trial_id[0]]}) for each in TRIALS]
+    results = sweep_results(trials, *sweep, **(SETTINGS | {"axis": "arm", "baseline": 1, "margin": 1.0}))
+    assert [(entry["setting"], entry["value"]) for entry in results["settings"]] == [
+        ("zeta", 0),
+        ("alpha", 1),
+    ]
+    assert {pair["setting"] for pair in results["comparisons"]["pairs"]} == {"zeta"}
+    best = results["recommendation"]
+    means = {entry["setting"]: entry["criterion"]["value"] for entry in results["settings"]}
+    assert best["setting"] == max(means, key=means.__getitem__) == best["best"]["setting"]
+    assert best["rule"].endswith("Recommended is the best.") and len(best["also_near"]) == 1
+    write_sweep_report(results, sweep[0].parent / "arms.html")
+    page = (sweep[0].parent / "arms.html").read_text()
+    assert "arms of the pairwise set objective" in page and "2 arms with 4 trials" in page
+    assert "Near it: " in page and "Near the best: " not in page
 
 
 def test_results_sum_costs_per_setting(results) -> None:
