@@ -76,7 +76,7 @@ STEPS = 6
 CHECKPOINT_EVERY = 2
 KILL_AFTER_STEPS = 3
 """Step of the kill, between two checkpoints, so that the resumed run repeats a step."""
-START_TIMEOUT_S = 300.0
+START_TIMEOUT_S = 600.0
 """Steps of the killed run, from its last one before the kill."""
 END_TIMEOUT_S = 5.0
 """Wait before the processes of a killed driver are killed as well, in seconds."""

@@ -149,6 +149,9 @@ def _explain(item: Any, model: type[BaseModel]) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "missing":
         return f"{key}: this key is required"
+    if item["type"] == "union_tag_not_found":
+        kinds = [str(candidate.model_fields["type"].default) for candidate in _follow(model, location)[1]]
+        return f"{key}={item['input']!r} names no type; give {key}.type as well, one of {', '.join(kinds)}"
     if item["type"] == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key}={item['input']!r}: {message}"

@@ -67,11 +67,14 @@ class MergedWeights:
         deltas = paired_factors(adapter_from_bytes(payload.tensors))
         self._refuse_tied(shape)
         self._load_pristine(closed_over_fused(shape.target_modules))
-        unknown = sorted(deltas.keys() - self._pristine.keys())
+        named = {module.rsplit(".", 1)[-1] for module in shape.target_modules}
+        unknown = sorted(
+            name for name in deltas if name not in self._pristine or name.split(".")[-2] not in named
+        )
         if unknown:
             raise WeightSyncError(
-                f"{payload.policy.name} holds factors for {unknown[:3]} which the base does not have; "
-                "it was trained on another base model"
+                f"{payload.policy.name} holds factors for {unknown[:3]}, which are no target modules "
+                f"({', '.join(sorted(named))}) of this base; it was trained on another base model"
             )
         for name, (a, b) in deltas.items():
             _check_factors(name, self._pristine[name], a, b, shape)

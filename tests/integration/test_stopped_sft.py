@@ -22,7 +22,7 @@ from tests.conftest import reproducible
 from tests.unit.tiny_policy import save_base
 
 STEPS = 400
-START_S = 150.0
+START_S = 600.0
 
 
 @pytest.mark.slow  # three worker groups start

@@ -36,6 +36,7 @@ def test_last_override_of_a_nested_key_wins_and_leaves_its_neighbours(train_file
         ("task.trap_probabilty=0.1", r"'task\.trap_probability'"),
         ("algorithm.clip_lo=0.1", r"'algorithm\.clip_low'"),
         ("qqqqqqqq=1", "qqqqqqqq.*name, runs_dir, seed"),
+        ("algorithm={set_size: 3}", r"algorithm=.*algorithm\.type.*grpo.*polychromic"),
         ("learner.steps=0", r"learner\.steps=0\b.*\b1\b"),
         ("rollout.group_size=1", r"rollout\.group_size=1\b.*\b2\b"),
         ("name=a/b", "name='a/b'"),

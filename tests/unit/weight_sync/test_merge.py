@@ -143,6 +143,7 @@ LAYER_7 = Q0.replace("layers.0", "layers.7")
         (("q_proj", "embed_tokens"), {}, "tied"),
         (("q_proj", "model.embed_tokens"), {}, "tied"),
         (("o_proj",), {}, r"self_attn\.[qv]_proj"),  # factors of modules that the shape does not name
+        (("q_proj",), {}, r"self_attn\.v_proj.*\(q_proj\)"),  # a sibling that is loaded beside the named one
         (
             QV,
             {
