@@ -93,7 +93,7 @@ def test_packages_of_an_extra_are_imported_in_its_room_only() -> None:
         "judge": "shelf/judge/",
         "preferences": "shelf/preferences/",
         "research": "shelf/research/",
-        "cpu": "rollout/vllm_",
+        "cpu": ("rollout/vllm_", "weight_sync/vllm_"),
     }
     found = set()
     for file in sorted((ROOT / "polyray").rglob("*.py")):
