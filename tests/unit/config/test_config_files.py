@@ -23,6 +23,7 @@ CONFIGS = ROOT / "configs"
 MODELS: dict[str, type[BaseModel]] = {
     "pretrain": PretrainConfig,
     "quickstart": QuickstartConfig,
+    "quickstart_headlines": QuickstartConfig,
     "quickstart_smollm2": QuickstartConfig,
     "reference": QuickstartConfig,
     "sft": SftConfig,
@@ -42,6 +43,8 @@ MODELS: dict[str, type[BaseModel]] = {
 
 configs/research/ has such folders of its own.
 """
+FOLDERS = {"curate": "curate", "train_reward": "reward"}
+"""Folder of each job that prepares a quickstart."""
 
 
 def model_of(path: Path) -> type[BaseModel]:
@@ -72,11 +75,15 @@ def test_quickstart_names_files_that_load(name: str) -> None:
     config = load_config(QuickstartConfig, ROOT / name)
     if config.pretrain is not None:
         load_config(PretrainConfig, ROOT / config.pretrain)
-    sft = load_config(SftConfig, ROOT / config.sft)
+    sfts = [load_config(SftConfig, ROOT / file) for file in config.warm_starts.values()]
     arms = [
         load_config(TrainConfig, arm.train, [*arm.overrides, *config.overrides])
         for arm in config.arms.values()
     ]
-    # One warm start for all: what it was trained on is what the arms train on.
-    assert {(arm.task, arm.model.path) for arm in arms} == {(sft.task, sft.model.path)}
+    # What the warm starts were trained on is what the arms train on.
+    assert {(arm.task, arm.model.path) for arm in arms} == {(sft.task, sft.model.path) for sft in sfts}
     assert config.baseline_arm in config.arms
+    # What the preparations make is what the files name.
+    prepared = [load_config(MODELS[FOLDERS[entry.job]], ROOT / entry.file) for entry in config.prepare]
+    named = {part for arm in arms for part in str(arm.model_dump()).split("'") if "/runs/reward-" in part}
+    assert named <= {f"{preparation.run_dir}/model" for preparation in prepared}
