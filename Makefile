@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup quickstart reference test test-all check audit format clean-venv
+.PHONY: help setup quickstart headlines reference test test-all check audit format clean-venv
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -17,6 +17,9 @@ setup:  ## .venv with everything pinned (instant when nothing changed)
 
 quickstart: setup  ## three objectives from one warm start, evaluated and reported: runs/quickstart/report.html
 	@$(PYTHON) -m jobs.quickstart
+
+headlines: setup  ## real headlines, a real language model, learnt models of clicks: runs/headlines/report.html
+	@$(PYTHON) -m jobs.quickstart headlines
 
 reference: setup  ## the long version of the quickstart: three seeds, more steps
 	@$(PYTHON) -m jobs.quickstart configs/reference.yaml

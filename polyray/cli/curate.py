@@ -64,13 +64,21 @@ def data(argv: Sequence[str]) -> int:
     args = parse(argv, job="curate data", description=__doc__, config_model=CurateConfig)
     if args.check:
         return args.print_check(derived=lambda: derived_sizes(args.config))
-    from polyray.launch.cost import DRIVER, account, show_cost
     from polyray.runs.progress import ProgressDisplay
+
+    with ProgressDisplay() as display:
+        run_curation(args.config, display)
+    return EXIT_OK
+
+
+def run_curation(config: CurateConfig, display: ProgressDisplay) -> None:
+    """A curation from wherever it stands to DONE, again where an input has changed."""
+    from polyray.launch.cost import DRIVER, account, show_cost
     from polyray.runs.run_directory import RunDirectory
     from polyray.shelf.preferences.curation.files import input_digests
 
-    inputs = input_digests(args.config)  # a path that is wrong leaves no run directory
-    with ProgressDisplay() as display, RunDirectory.open(args.config, RESUMABLE_KEYS) as directory:
+    inputs = input_digests(config)  # a path that is wrong leaves no run directory
+    with RunDirectory.open(config, RESUMABLE_KEYS) as directory:
         if directory.finished and directory.summary()["inputs"] != inputs:
             changed = [
                 name for name, digest in inputs.items() if directory.summary()["inputs"].get(name) != digest
@@ -78,11 +86,10 @@ def data(argv: Sequence[str]) -> int:
             display.note(f"curated again: another {', '.join(changed)} than last time")
             directory.paths.done.unlink()
         if not directory.finished:
-            with account("curate data", args.config, DRIVER):
-                curate_data(args.config, directory, display, inputs)
+            with account("curate data", config, DRIVER):
+                curate_data(config, directory, display, inputs)
         show(directory, display)
         show_cost(directory.paths.root, display)
-    return EXIT_OK
 
 
 SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {

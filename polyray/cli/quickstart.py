@@ -1,11 +1,13 @@
 """The whole of polyray on one task, from the base to a report that compares objectives.
 
 Reads a QuickstartConfig whose entries are the files of jobs that can be run alone: configs/quickstart.yaml,
-configs/reference.yaml (the long version with three seeds), or configs/quickstart_smollm2.yaml (a language model and
-English text). Writes runs/NAME/: one run directory per SFT, arm and evaluation, and report.html. The same command
-resumes a stopped run: finished parts are not repeated.
+configs/reference.yaml (the long version with three seeds), configs/quickstart_smollm2.yaml (a language model and
+English text), or configs/quickstart_headlines.yaml (the same model, real headlines, and two learnt models of clicks).
+NAME stands for configs/quickstart_NAME.yaml. Writes runs/NAME/: one run directory per SFT, arm and evaluation, and
+report.html. The same command resumes a stopped run: finished parts are not repeated.
 
   polyray quickstart
+  polyray quickstart headlines
   polyray quickstart configs/quickstart.yaml name=longer 'overrides=[learner.steps=120]'
   polyray quickstart configs/reference.yaml
   polyray quickstart configs/quickstart_smollm2.yaml
@@ -14,21 +16,33 @@ resumes a stopped run: finished parts are not repeated.
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from polyray.capacity.derived import derived_sizes
 from polyray.cli.arguments import parse
 from polyray.config.base import as_json
+from polyray.config.curate import CurateConfig
 from polyray.config.loader import load_config
-from polyray.config.paths import relative_to
+from polyray.config.paths import SHIPPED, absolute, relative_to
 from polyray.config.prompts import ArmSpec
-from polyray.config.run import EvaluateConfig, PretrainConfig, QuickstartConfig, SftConfig, TrainConfig
-from polyray.errors import EXIT_OK, ConfigError
+from polyray.config.reward_model import TrainRewardConfig
+from polyray.config.run import (
+    WARM_START,
+    EvaluateConfig,
+    PretrainConfig,
+    QuickstartConfig,
+    SftConfig,
+    TrainConfig,
+)
+from polyray.errors import EXIT_OK, ConfigError, MissingFile
+from polyray.launch.sft import as_training
 
 if TYPE_CHECKING:
     from polyray.evaluation.sampling import Sample
@@ -36,9 +50,10 @@ if TYPE_CHECKING:
     from polyray.runs.cost import CostMeter, Held
     from polyray.runs.progress import ProgressDisplay
 
-WARM_START = "warm start"
 BASE = "base"
 """A base that quickstart did not make is evaluated, too."""
+PREPARATIONS = {"curate": CurateConfig, "train_reward": TrainRewardConfig}
+Preparation = CurateConfig | TrainRewardConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +61,16 @@ class Plan:
     """Runs of a quickstart for one seed, resolved and checked against each other."""
 
     seed: int
-    sft: SftConfig
+    sfts: dict[str, SftConfig]
     arms: dict[str, TrainConfig]
     evaluate: EvaluateConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
+    arguments = sys.argv[1:] if argv is None else argv
     args = parse(
-        argv,
+        [_file_of(argument) for argument in arguments],
         job="quickstart",
         description=__doc__,
         config_model=QuickstartConfig,
@@ -64,21 +80,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     with relative_to(config.base_dir):
         pretrain = None if config.pretrain is None else load_config(PretrainConfig, config.pretrain)
         plans = [build_plan(config, pretrain, seed) for seed in config.seeds]
+        preparations = [load_config(PREPARATIONS[entry.job], entry.file) for entry in config.prepare]
     if args.check:
-        from polyray.launch.plan import check_training
-
         first = plans[0]
         return args.print_check(
             derived=lambda: {
-                "sft": as_json(first.sft),
+                "prepare": [_checked(preparation) for preparation in preparations],
+                "sft": {name: as_json(sft) for name, sft in first.sfts.items()},
                 "arms": {
                     name: as_json(arm) | {"sizes": derived_sizes(arm)} for name, arm in first.arms.items()
                 },
                 "evaluate": as_json(first.evaluate),
             },
-            inputs=lambda: [
-                check_training(arm, made_before=True) for plan in plans for arm in plan.arms.values()
-            ],
+            inputs=lambda: [_check_arm(arm, preparations) for plan in plans for arm in plan.arms.values()],
         )
     from polyray.launch.cost import DRIVER, account, held_by_fleet, show_cost
     from polyray.launch.fleet import open_ray
@@ -89,13 +103,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ProgressDisplay() as display:
         with account("quickstart", config, held_by_fleet(any_arm)) as cost:
             done = 0 if pretrain is None else 1
-            total = done + len(plans) * (len(config.arms) + 2)
+            total = done + len(preparations) + len(plans) * (len(config.warm_starts) + len(config.arms) + 1)
             with ExitStack() as stack:
                 await_model = None
                 if pretrain is not None:
                     display.section("pretrain the embedded model", 1, total)
                     await_model = stack.enter_context(_pretraining(pretrain, display))
                 stack.enter_context(open_ray(config.ray, display))
+                for preparation in preparations:
+                    done += 1
+                    cost.hold(DRIVER)
+                    display.section(preparation.name, done, total)
+                    _prepare(preparation, display)
                 for plan in plans:
                     done = _run_seed(plan, await_model, cost, display, done, total)
             cost.hold(DRIVER)
@@ -104,14 +123,55 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_OK
 
 
+def _file_of(argument: str) -> str:
+    """The shipped file that a short name stands for; any other argument stays."""
+    shipped = f"{SHIPPED}quickstart_{argument}.yaml"
+    return shipped if argument.isidentifier() and Path(absolute(shipped)).is_file() else argument
+
+
+def _checked(config: Preparation) -> dict[str, Any]:
+    """Configuration of a preparation, with the size of a source; the rest is made on the way."""
+    from polyray.cli import curate
+
+    sizes = {"sizes": curate.derived_sizes(config)} if isinstance(config, CurateConfig) else {}
+    return as_json(config) | sizes
+
+
+def _check_arm(config: TrainConfig, preparations: Sequence[Preparation]) -> None:
+    """Raises MissingFile for files that no preparation makes."""
+    from polyray.launch.plan import check_training
+
+    try:
+        check_training(config, made_before=True)
+    except MissingFile as missing:
+        made = [preparation.run_dir for preparation in preparations]
+        if not all(any(Path(path).is_relative_to(run) for run in made) for path in missing.paths):
+            raise
+
+
+def _prepare(config: Preparation, display: ProgressDisplay) -> None:
+    """One preparation from wherever it stands to DONE, on the Ray that is open."""
+    from polyray.cli import curate, train_reward
+
+    if isinstance(config, CurateConfig):
+        curate.run_curation(config, display)
+    else:
+        train_reward.run_train_reward(config, display, nullcontext())
+
+
 def build_plan(config: QuickstartConfig, pretrain: PretrainConfig | None, seed: int) -> Plan:
     """The jobs of one seed. Raises ConfigError where arms could not share one fleet of engines."""
     runs_dir = config.run_dir
     paid = [] if config.prices is None else [f"prices={json.dumps(as_json(config.prices))}"]
     cache = [] if pretrain is None else [f"model.cache_dir={pretrain.cache_dir}"]
     where = [f"runs_dir={runs_dir}", f"seed={seed}", *cache, *paid]
-    sft = load_config(SftConfig, config.sft, [*where, f"name=sft-seed{seed}"])
-    adapter = runs_dir / f"sft-seed{seed}" / "adapter"
+    stem = "sft-{}" if isinstance(config.sft, dict) else "sft"
+    sfts = {
+        name: load_config(SftConfig, file, [*where, f"name={stem.format(name)}-seed{seed}"])
+        for name, file in config.warm_starts.items()
+    }
+    adapters = {name: sft.run_dir / "adapter" for name, sft in sfts.items()}
+    first = next(iter(adapters))
     arms = {
         name: load_config(
             TrainConfig,
@@ -121,16 +181,17 @@ def build_plan(config: QuickstartConfig, pretrain: PretrainConfig | None, seed: 
                 *arm.overrides,
                 *config.overrides,
                 f"name={name}-seed{seed}",
-                f"model.warm_start={adapter}",
+                f"model.warm_start={adapters[arm.sft or first]}",
             ],
         )
         for name, arm in config.arms.items()
     }
     base = arms[config.baseline_arm]
-    for name, arm in arms.items():
+    sampling = {f"sft.{name}": training for name, sft in sfts.items() if (training := as_training(sft))}
+    for name, arm in ({f"arms.{name}": arm for name, arm in arms.items()} | sampling).items():
         if (arm.rollout, arm.task, arm.reward) != (base.rollout, base.task, base.reward):
             raise ConfigError(
-                f"arms.{name} and arms.{config.baseline_arm} differ in rollout, task or reward; the arms of one "
+                f"{name} and arms.{config.baseline_arm} differ in rollout, task or reward; the arms of one "
                 "experiment share engines and reward service, so make them equal"
             )
     evaluate = load_config(
@@ -138,8 +199,11 @@ def build_plan(config: QuickstartConfig, pretrain: PretrainConfig | None, seed: 
         config.evaluate,
         [*where, f"name=evaluation-seed{seed}"],
     )
-    directories = {WARM_START: adapter} | {name: arm.run_dir / "adapter" for name, arm in arms.items()}
-    untrained = {BASE: ArmSpec()} if pretrain is None else {}
+    directories = adapters | {name: arm.run_dir / "adapter" for name, arm in arms.items()}
+    untrained: dict[str, ArmSpec] = {}
+    if pretrain is None:
+        asked = {name: arm for name, arm in evaluate.adapters.items() if arm.adapter is None}
+        untrained = asked or {BASE: ArmSpec()}
     evaluate = evaluate.model_copy(
         update={
             "adapters": untrained | {name: ArmSpec(adapter=str(path)) for name, path in directories.items()},
@@ -147,7 +211,7 @@ def build_plan(config: QuickstartConfig, pretrain: PretrainConfig | None, seed: 
             "rollout": base.rollout,
         }
     )
-    return Plan(seed, sft, arms, evaluate)
+    return Plan(seed, sfts, arms, evaluate)
 
 
 @contextmanager
@@ -184,7 +248,7 @@ def _run_seed(
 ) -> int:
     """SFT, every arm and the evaluation of one seed, on one fleet; returns how many parts are done by
     then."""
-    from polyray.launch.cost import held_by_fleet, held_by_learner
+    from polyray.launch.cost import held_by_fleet
     from polyray.launch.fleet import open_fleet, pool_sampler
     from polyray.launch.plan import plan_fleet
 
@@ -195,26 +259,33 @@ def _run_seed(
 
     with open_fleet(plan_fleet(any_arm, await_model), owner) as fleet:
         cost.hold(None)  # its parts have accounts of their own
-        display.section(f"SFT (seed {plan.seed})", done + 1, total)
-        _sft(plan.sft, held + held_by_learner(plan.sft.learner), display)
-        for index, (name, arm) in enumerate(plan.arms.items()):
-            display.section(f"{name} (seed {plan.seed})", done + 2 + index, total)
+        for name, sft in plan.sfts.items():
+            done += 1
+            display.section("SFT" + f" {name}" * (name != WARM_START) + f" (seed {plan.seed})", done, total)
+            _sft(sft, fleet, held, display)
+        for name, arm in plan.arms.items():
+            done += 1
+            display.section(f"{name} (seed {plan.seed})", done, total)
             _arm(arm, fleet, display)
-        done += 2 + len(plan.arms)
+        done += 1
         display.section(f"evaluation (seed {plan.seed})", done, total)
         _evaluate(plan.evaluate, held, pool_sampler(plan.evaluate, fleet.pool), display)
     return done
 
 
-def _sft(config: SftConfig, held: Held, display: ProgressDisplay) -> None:
-    from polyray.launch.cost import supervised_account
+def _sft(config: SftConfig, fleet: Fleet, held: Held, display: ProgressDisplay) -> None:
+    from polyray.launch.cost import held_by_learner, supervised_account
     from polyray.launch.plan import plan_sft
     from polyray.launch.sft import supervise
     from polyray.runs.run_directory import RunDirectory
 
+    training = as_training(config)
+    if training is not None:
+        _arm(training, fleet, display)
+        return
     with RunDirectory.open(config) as directory:
         if not directory.finished:
-            with supervised_account(config, held):
+            with supervised_account(config, held + held_by_learner(config.learner)):
                 supervise(plan_sft(config), directory, display)
 
 
@@ -257,4 +328,16 @@ def _finish(config: QuickstartConfig, plans: list[Plan], display: ProgressDispla
     for name, arm in plans[0].arms.items():
         display.note(f"adapter   {arm.run_dir / 'adapter'}   ({name})")
     display.note(f"report    {Path(report)}")
+    if config.serve is not None:
+        adapters = json.dumps(
+            [{"run": str(arm.run_dir), "name": name} for name, arm in plans[0].arms.items()]
+        )
+        command = [
+            "polyray",
+            "serve",
+            config.serve,
+            f"adapters={adapters}",
+            f"adapter_roots=[{config.run_dir}]",
+        ]
+        display.note(f"choose    {shlex.join(command)}")
     display.note(f"took      {seconds / 60:.1f} min")

@@ -27,6 +27,7 @@ command resumes from the last one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from polyray.capacity.bundles import learner_ranks
@@ -44,17 +45,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = args.config
     if args.check:
         return args.print_check(derived=lambda: derived_sizes(config))
-    from polyray.launch.cost import account, held_by_learner, show_cost
     from polyray.launch.fleet import open_ray
     from polyray.runs.progress import ProgressDisplay
+
+    with ProgressDisplay() as display:
+        run_train_reward(config, display, open_ray(config.ray, display, config.run_dir))
+    return 0
+
+
+def run_train_reward(
+    config: TrainRewardConfig, display: ProgressDisplay, ray: AbstractContextManager[None]
+) -> None:
+    """A reward model from wherever it stands to DONE; `ray` is entered where there is something to train."""
+    from polyray.launch.cost import account, held_by_learner, show_cost
     from polyray.runs.run_directory import RunDirectory, RunPaths
 
     if not RunPaths(config.run_dir).done.is_file():
         check_inputs(config)
-    with ProgressDisplay() as display, RunDirectory.open(config) as directory:
+    with RunDirectory.open(config) as directory:
         if not directory.finished:
-            held = held_by_learner(config.learner)
-            with account("train_reward", config, held), open_ray(config.ray, display, config.run_dir):
+            with account("train_reward", config, held_by_learner(config.learner)), ray:
                 train_reward(config, directory, display)
         summary = directory.summary()
         display.note(
@@ -63,7 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"(length alone {summary['accuracy_of_length_alone']:.4f})"
         )
         show_cost(directory.paths.root, display)
-    return 0
 
 
 def check_inputs(config: TrainRewardConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -339,6 +339,9 @@ class TrainingArmSpec(StrictModel):
     """One training run of a quickstart."""
 
     train: FilePath = Field(description="file of polyray train")
+    sft: str | None = Field(
+        default=None, description="name of the SFT that it starts from; null: the first one of `sft`"
+    )
     overrides: tuple[str, ...] = Field(
         default=(), description="key=value for this arm, e.g. algorithm=@gspo; those for every arm come after"
     )
@@ -352,8 +355,19 @@ ShortTrainingArm = Annotated[TrainingArmSpec, BeforeValidator(_long_arm)]
 """A TrainingArmSpec, or its file alone."""
 
 
+class PreparationSpec(StrictModel):
+    """One job that a quickstart runs before everything else; its run is where its own file says."""
+
+    job: Literal["curate", "train_reward"] = Field(description="polyray curate data, or polyray train_reward")
+    file: FilePath = Field(description="its file")
+
+
+WARM_START = "warm start"
+"""Name of the SFT of a quickstart that has only one."""
+
+
 class QuickstartConfig(RunBase):
-    """polyray quickstart: pretrain, SFT, several arms from one warm start, evaluation, report.
+    """polyray quickstart: pretrain, SFT, several arms, evaluation, report.
 
     Each entry is the file of a job that can be run alone; `overrides` go to every arm.
     """
@@ -363,18 +377,41 @@ class QuickstartConfig(RunBase):
         default="configs/pretrain.yaml",
         description="file of `polyray pretrain`, which makes the base; null: the files name a base that exists",
     )
-    sft: FilePath = Field(default="configs/sft/hidden_trap_grid.yaml", description="file of `polyray sft`")
+    prepare: tuple[PreparationSpec, ...] = Field(
+        default=(), description="jobs that are run first, in order, once for all seeds"
+    )
+    sft: FilePath | dict[RunName, FilePath] = Field(
+        default="configs/sft/hidden_trap_grid.yaml",
+        description="file of `polyray sft`, or name -> file; those with samples share the arms' engines",
+    )
     arms: dict[str, ShortTrainingArm] = Field(
-        min_length=1, description="arm name -> training file, or {train, overrides}"
+        min_length=1, description="arm name -> training file, or {train, sft, overrides}"
     )
     overrides: tuple[str, ...] = Field(default=(), description="key=value for every arm")
     evaluate: FilePath = Field(
-        default="configs/evaluate/hidden_trap_grid.yaml", description="file of `polyray evaluate`"
+        default="configs/evaluate/hidden_trap_grid.yaml",
+        description="file of `polyray evaluate`; its adapters are replaced, but without `pretrain` its arms that "
+        "have none stay",
     )
     baseline_arm: str = Field(description="the arm the others are compared with")
+    serve: FilePath | None = Field(
+        default=None, description="file of `polyray serve`, whose command is printed at the end; null: none"
+    )
+
+    @property
+    def warm_starts(self) -> dict[str, str]:
+        """Name of each SFT -> its file."""
+        return self.sft if isinstance(self.sft, dict) else {WARM_START: self.sft}
 
     @model_validator(mode="after")
     def _baseline_is_an_arm(self) -> QuickstartConfig:
         if self.baseline_arm not in self.arms:
             raise ValueError(f"baseline_arm={self.baseline_arm!r} is none of the arms {list(self.arms)}")
+        if not self.warm_starts:
+            raise ValueError("sft is empty; name at least one file")
+        for name, arm in self.arms.items():
+            if arm.sft is not None and arm.sft not in self.warm_starts:
+                raise ValueError(f"arms.{name}.sft={arm.sft!r} is none of {list(self.warm_starts)}")
+        if twice := sorted(self.arms.keys() & self.warm_starts.keys()):
+            raise ValueError(f"{twice[0]!r} names an SFT and an arm; rename one")
         return self

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
 from polyray.config.curate import CurateConfig
@@ -23,6 +25,7 @@ CONFIGS = ROOT / "configs"
 MODELS: dict[str, type[BaseModel]] = {
     "pretrain": PretrainConfig,
     "quickstart": QuickstartConfig,
+    "quickstart_headlines": QuickstartConfig,
     "quickstart_smollm2": QuickstartConfig,
     "reference": QuickstartConfig,
     "sft": SftConfig,
@@ -72,11 +75,19 @@ def test_quickstart_names_files_that_load(name: str) -> None:
     config = load_config(QuickstartConfig, ROOT / name)
     if config.pretrain is not None:
         load_config(PretrainConfig, ROOT / config.pretrain)
-    sft = load_config(SftConfig, ROOT / config.sft)
+    sfts = [load_config(SftConfig, ROOT / file) for file in config.warm_starts.values()]
     arms = [
         load_config(TrainConfig, arm.train, [*arm.overrides, *config.overrides])
         for arm in config.arms.values()
     ]
-    # One warm start for all: what it was trained on is what the arms train on.
-    assert {(arm.task, arm.model.path) for arm in arms} == {(sft.task, sft.model.path)}
+    # What the warm starts were trained on is what the arms train on.
+    assert {(arm.task, arm.model.path) for arm in arms} == {(sft.task, sft.model.path) for sft in sfts}
     assert config.baseline_arm in config.arms
+    # What the preparations make is what the files name.
+    made = [f"/runs/{load_plain(entry.file)['name']}/model" for entry in config.prepare]
+    named = {part for arm in arms for part in str(arm.model_dump()).split("'") if "/runs/reward-" in part}
+    assert all(path.endswith(tuple(made)) for path in named)
+
+
+def load_plain(file: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))

@@ -35,7 +35,7 @@ def test_price_table_with_a_mistake_is_refused(prices: dict[str, Any], message: 
 def test_price_table_reaches_every_part_of_a_job() -> None:
     config = load_config(QuickstartConfig, "configs/quickstart.yaml", [PRICES])
     plan = build_plan(config, load_config(PretrainConfig, str(config.pretrain)), seed=0)
-    parts = (plan.sft, *plan.arms.values(), plan.evaluate)
+    parts = (*plan.sfts.values(), *plan.arms.values(), plan.evaluate)
     sft = load_config(SftConfig, "configs/sft/hidden_trap_grid_polychromic.yaml", [PRICES])
     training = as_training(sft)
     assert training is not None

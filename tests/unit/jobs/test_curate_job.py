@@ -70,7 +70,7 @@ def edit(review: Path, decisions: dict[str, tuple[str, str]]) -> None:
 
 @pytest.mark.parametrize("config", sorted(path.name for path in CONFIGS.glob("*.yaml")))
 def test_builtin_set_is_split_without_overlap(tmp_path: Path, config: str) -> None:
-    run = curate(tmp_path, config=config)
+    run = curate(tmp_path, "source.path=builtin", config=config)
     records = read_records(run)
     assert len(records) == 36
     places = {(r.cluster_id, r.part, r.phase) for r in records if isinstance(r, EngagementRecord)}
