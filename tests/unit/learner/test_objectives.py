@@ -154,5 +154,6 @@ def test_ucpo_is_grpo_at_tau_zero_and_keeps_the_advantage_of_right_samples(std: 
 def test_setpo_adds_the_marginals_to_normalised_advantages() -> None:
     group = scored_group(1)
     plain = compute_advantages(group, algorithm.GrpoSpec(scale="group")).advantages_G
+    assert group.distances_GG is not None
     found = compute_advantages(group, algorithm.SetPoSpec(diversity_weight=0.7)).advantages_G
     np.testing.assert_allclose(found, plain + 0.7 * crowding_marginals(group.distances_GG), rtol=1e-12)
