@@ -143,7 +143,7 @@ RESUMABLE: dict[str, object] = {
     "rollout.start_timeout_s": 900.0,
     "rollout.group_timeout_s": 900.0,
     "rollout.max_worker_replacements": 1,
-    "delivery.num_probes": 2,
+    "delivery.num_probes": 3,
     "delivery.timeout_s": 300.0,
     "reward.service.request_timeout_s": 300.0,
     "reward.service.max_unscored_share": 0.5,
