@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from polyray.config.loader import build_config, merged_values
 from polyray.config.paths import absolute, put_root_on_path
-from polyray.config.run import EvaluateConfig, RunBase, SftConfig, TrainConfig
+from polyray.config.run import WARM_START, EvaluateConfig, RunBase, SftConfig, TrainConfig
 from polyray.errors import ConfigError, PolyrayError, boundary, root_cause
 from polyray.runs.logging import choose_log_format
 from polyray.runs.run_directory import RunPaths
@@ -36,8 +36,8 @@ RewardFunction = Callable[[list[dict[str, Any]]], Sequence[float | Mapping[str, 
 Reward = RewardFunction | str | Section
 """A function, "FILE.py:FUNCTION", or the section of YAML."""
 
-BASE, WARM_START, TRAINED = "base", "warm start", "trained"
-"""Names of the models that `evaluate` compares."""
+BASE, TRAINED = "base", "trained"
+"""Names of the models that `evaluate` compares, beside WARM_START."""
 PROMPTS_DIR = ".prompts"
 """Below runs_dir: rows that were given in Python, by the hash of their content."""
 DEFAULT_SAMPLES = 16

@@ -363,7 +363,7 @@ class PreparationSpec(StrictModel):
 
 
 WARM_START = "warm start"
-"""Name of the SFT of a quickstart that has only one."""
+"""Name of the model that RL starts from, in evaluations that polyray puts together itself."""
 
 
 class QuickstartConfig(RunBase):

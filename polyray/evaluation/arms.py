@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from polyray.config.prompts import ArmSpec
 from polyray.config.reward import RewardSpec, reward_identity
+from polyray.errors import ConfigError
 from polyray.evaluation.baselines import asked, few_shot_examples, load_template
 from polyray.tasks.base import Task
 from polyray.types import Prompt
@@ -45,14 +46,25 @@ class Arm:
     """Answers that its template asks for in one completion; None: one."""
 
 
-def resolve_arms(specs: Mapping[str, ArmSpec], prompts: Sequence[Prompt], task: Task, seed: int) -> list[Arm]:
-    """One Arm per entry, in order. Raises ConfigError for a template that is not there, DataError for a leak."""
+def resolve_arms(
+    specs: Mapping[str, ArmSpec], prompts: Sequence[Prompt], task: Task, seed: int, num_samples: int
+) -> list[Arm]:
+    """One Arm per entry, in order.
+
+    Raises ConfigError for a template that is not there or asks for another number of answers than `num_samples`,
+    DataError for a leak.
+    """
     wordings: dict[str | None, tuple[str | None, tuple[Prompt, ...], int | None]] = {
         None: (None, tuple(prompts), None)
     }
     for spec in specs.values():
         if spec.prompt not in wordings and spec.prompt is not None:
             template = load_template(spec.prompt)
+            if template.answers not in (None, num_samples):
+                raise ConfigError(
+                    f"evaluation.num_samples={num_samples}, but {spec.prompt} asks for answers={template.answers} in "
+                    "one completion; make them equal"
+                )
             examples = few_shot_examples(task, template.shots, seed, prompts)
             asked_P = tuple(asked(prompt, template, examples) for prompt in prompts)
             wordings[spec.prompt] = (template.name, asked_P, template.answers)

@@ -78,7 +78,7 @@ def check_finished(config: EvaluateConfig, paths: EvaluationPaths) -> None:
 def _asked(config: EvaluateConfig) -> tuple[Task, list[Arm]]:
     task = build_task(config.task)
     prompts = task.held_out_prompts(config.evaluation.num_prompts)
-    return task, resolve_arms(config.adapters, prompts, task, config.seed)
+    return task, resolve_arms(config.adapters, prompts, task, config.seed, config.evaluation.num_samples)
 
 
 def _sampling(

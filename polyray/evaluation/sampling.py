@@ -21,7 +21,7 @@ import numpy as np
 
 from polyray.config.evaluation import EvaluationSpec
 from polyray.config.rollout import RolloutSpec
-from polyray.errors import ConfigError, DataError, RewardError, RolloutError
+from polyray.errors import DataError, RewardError, RolloutError
 from polyray.evaluation.arms import Arm
 from polyray.evaluation.baselines import listed_answers
 from polyray.evaluation.records import ResultRecord, SampleRecord, prompt_sha256
@@ -129,16 +129,9 @@ def sample_arms(arms: Sequence[Arm], sampling: Sampling, files: EvaluationFiles)
     """Samples and scores what the files do not hold yet.
 
     Raises DataError where the files belong to other arms or prompts, RolloutError where an arm's groups do not
-    all arrive, RewardError where its first groups have no score, ConfigError where a template asks for another number
-    of answers.
+    all arrive, RewardError where its first groups have no score.
     """
     prompts = sampling.prompts
-    for arm in arms:
-        if arm.answers not in (None, sampling.spec.num_samples):
-            raise ConfigError(
-                f"evaluation.num_samples={sampling.spec.num_samples}, but the template {arm.template!r} of "
-                f"{arm.name!r} asks for answers={arm.answers} in one completion; make them equal"
-            )
     with SampleLog(files.samples, files.results, sampling.spec.num_samples) as log:
         done, total = log.groups_done, len(arms) * len(prompts)
         _check_same_run(log, arms, prompts, files)

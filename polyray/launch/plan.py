@@ -228,7 +228,7 @@ def _read_evaluation(
         task = build_task(config.task)
         prompts = task.held_out_prompts(config.evaluation.num_prompts)
         tokenizer = usable_tokenizer(base.directory)
-        arms = resolve_arms(config.adapters, prompts, task, config.seed)
+        arms = resolve_arms(config.adapters, prompts, task, config.seed, config.evaluation.num_samples)
         for asked_P in {arm.template: arm.asked_P for arm in arms}.values():
             check_prompts(asked_P, task, tokenizer, config.rollout.max_prompt_tokens)
     return base, reward, max(ranks)

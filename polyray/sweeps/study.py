@@ -12,7 +12,7 @@ from polyray.config.base import as_json
 from polyray.config.loader import load_config
 from polyray.config.paths import relative_to
 from polyray.config.prompts import ArmSpec
-from polyray.config.run import EvaluateConfig
+from polyray.config.run import WARM_START, EvaluateConfig
 from polyray.config.sweep import ARM, SweepConfig
 from polyray.errors import MissingFiles, ResourceError
 from polyray.sweeps.plan import TrialPlan, trial_dir
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory
 
-WARM_START = "warm start"
 READ = (
     "model",
     "task",

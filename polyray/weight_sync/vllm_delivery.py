@@ -65,8 +65,15 @@ class MergedDelivery:
 
         vLLM's own reload writes every weight once more, which takes as long as merging and packing.
         """
-        for module, parts in parts_of_modules(names, model.packed_modules_mapping).items():
-            layer = model.get_submodule(module)
+        layers = dict(model.named_modules())
+        modules = parts_of_modules(names, model.packed_modules_mapping)
+        if unknown := sorted(modules.keys() - layers.keys()):
+            raise WeightSyncError(
+                f"vLLM's {type(model).__name__} has no {unknown[0]}: merged weights cannot be loaded into it; set "
+                "delivery.mode=adapter"
+            )
+        for module, parts in modules.items():
+            layer = layers[module]
             weights = [merged(name).to(self._dtype) for name in parts]
             weight = torch.cat(weights) if len(weights) > 1 else weights[0]
             layer.weight = torch.nn.Parameter(weight, requires_grad=False)

@@ -63,9 +63,11 @@ def test_listed_answers_are_the_entries_of_a_numbered_list(text: str, answers: l
 def test_template_of_several_answers_hands_their_number_to_its_arms(tmp_path: Path) -> None:
     sums = task(tmp_path, rows(1, 2), rows(8))
     specs = {"list": ArmSpec(prompt=str(ROOT / "configs/prompts/verbalised.yaml")), "one": ArmSpec()}
-    listed, one = resolve_arms(specs, sums.held_out_prompts(), sums, 0)
+    listed, one = resolve_arms(specs, sums.held_out_prompts(), sums, 0, 16)
     assert (listed.answers, one.answers) == (16, None)
     assert "Give 16 different answers" in listed.asked_P[0].text
+    with pytest.raises(ConfigError, match=r"num_samples=8.*verbalised\.yaml.*answers=16"):
+        resolve_arms(specs, sums.held_out_prompts(), sums, 0, 8)
 
 
 def test_few_shot_examples_are_different_demonstrations_of_the_training_part(tmp_path: Path) -> None:
@@ -100,13 +102,13 @@ def test_arms_of_one_template_share_its_prompts(tmp_path: Path) -> None:
         "few-shot": ArmSpec(prompt=few),
         "tuned": ArmSpec(adapter="/a", prompt=few),
     }
-    zero, first, second = resolve_arms(specs, sums.held_out_prompts(), sums, 0)
+    zero, first, second = resolve_arms(specs, sums.held_out_prompts(), sums, 0, 16)
     assert (zero.template, first.template, second.adapter_dir) == (None, "few_shot", "/a")
     assert [p.text for p in zero.asked_P] == ["8+8=", "9+9="]
     assert first.asked_P[0].text.endswith("\n\n8+8=") and first.asked_P[0].text.count("\n\n") == 5
     assert first.asked_P is second.asked_P
     with pytest.raises(ConfigError, match=r"/nowhere\.yaml"):
-        resolve_arms({"x": ArmSpec(prompt="nowhere.yaml")}, [], sums, 0)
+        resolve_arms({"x": ArmSpec(prompt="nowhere.yaml")}, [], sums, 0, 16)
 
 
 PLACES = ["adapter", "best", "best/step-000004", "versions/17", "checkpoints/step-000020/adapter"]

@@ -14,7 +14,7 @@ import pytest
 
 from polyray.config.evaluation import EvaluationSpec
 from polyray.config.rollout import RolloutSpec
-from polyray.errors import ConfigError, DataError, RewardError, RolloutError
+from polyray.errors import DataError, RewardError, RolloutError
 from polyray.evaluation.arms import Arm
 from polyray.evaluation.records import prompt_sha256, read_samples
 from polyray.evaluation.sampling import EvaluationFiles, Sample, Sampling, evaluation_requests, sample_arms
@@ -252,5 +252,3 @@ def test_answers_of_one_completion_become_the_samples_of_the_prompt(tmp_path: Pa
     assert [record.completion for record in records] == ["good", "", *["good", "bad"] * 3]
     assert [record.num_tokens for record in records[:2]] == [3, 2]
     assert all(math.isnan(record.logprob) for record in records)
-    with pytest.raises(ConfigError, match=r"num_samples=2.*'verbalised'.*answers=3"):
-        sample_arms([replace(arm, answers=3)], sampling(listed), EvaluationFiles(tmp_path / "other"))

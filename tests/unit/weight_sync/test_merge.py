@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import safetensors.torch
@@ -16,6 +19,7 @@ from polyray.models.adapter import AdapterShape, PolicyUpdate, Probe, sha256_of
 from polyray.models.lora import adapter_bytes, adapter_config, adapter_state
 from polyray.types import PolicyVersion
 from polyray.weight_sync.merge import MergedWeights, closed_over_fused, parts_of_modules
+from polyray.weight_sync.vllm_delivery import MergedDelivery
 from tests.unit.tiny_policy import build_policy, save_base
 
 Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -176,3 +180,61 @@ def test_adapter_that_does_not_fit_is_refused_and_the_base_is_untouched(
         weights.merge(_payload(tensors, AdapterShape(4, 6.0, modules)))
     for name, weight in _merged(weights, _payload(b"", None)).items():
         assert torch.equal(weight, pristine[name])
+
+
+class StandInModel(torch.nn.Module):
+    """Fused linear layers of an engine, which note that their weights were packed."""
+
+    packed_modules_mapping: ClassVar = {
+        "qkv_proj": ["q_proj", "k_proj", "v_proj"],
+        "gate_up_proj": ["gate_proj", "up_proj"],
+    }
+
+    def __init__(self, modules: Iterable[str]) -> None:
+        super().__init__()
+        self.packed: list[torch.nn.Module] = []
+        for name in modules:
+            *path, last = name.split(".")
+            parent: torch.nn.Module = self
+            for part in path:
+                if part not in dict(parent.named_children()):
+                    parent.add_module(part, torch.nn.Module())
+                parent = parent.get_submodule(part)
+            layer = torch.nn.Linear(1, 1, bias=False)
+            layer.quant_method = SimpleNamespace(process_weights_after_loading=self.packed.append)  # type: ignore[assignment]
+            parent.add_module(last, layer)
+
+
+def _delivery(model_dir: Path, model: StandInModel) -> MergedDelivery:
+    config = SimpleNamespace(
+        model_config=SimpleNamespace(dtype=torch.float32), device_config=SimpleNamespace(device_type="cpu")
+    )
+    engine = SimpleNamespace(
+        vllm_config=config, apply_model=lambda change: [change(model)], reset_prefix_cache=lambda: True
+    )
+    return MergedDelivery(model_dir, engine)
+
+
+def test_layers_of_a_cpu_engine_get_stacked_weights_and_are_packed_once(model_dir: Path) -> None:
+    payload, expected = _adapter()
+    stacked = parts_of_modules(
+        [name for name in expected if name.split(".")[-2] in LINEAR_MODULES],
+        StandInModel.packed_modules_mapping,
+    )
+    model = StandInModel(stacked)
+    _delivery(model_dir, model).load(payload)
+    assert len(model.packed) == len(set(map(id, model.packed))) == len(stacked) == 4
+    for name, parts in stacked.items():
+        whole = torch.cat([expected[part] for part in parts])
+        torch.testing.assert_close(
+            model.get_submodule(name).weight, whole, atol=1e-6, rtol=0, check_dtype=True
+        )
+
+
+def test_engine_without_a_layer_of_the_base_is_refused_before_it_changes(model_dir: Path) -> None:
+    model = StandInModel(["model.layers.0.self_attn.o_proj"])
+    with pytest.raises(
+        WeightSyncError, match=r"StandInModel has no model\.layers\.0\.mlp.*delivery\.mode=adapter"
+    ):
+        _delivery(model_dir, model).load(_adapter()[0])
+    assert not model.packed

@@ -69,7 +69,10 @@ def read_material(
     config = build_config(EvaluateConfig, dict(run.evaluation.config), str(run.evaluation.path))
     task = build_task(config.task)
     prompts = _of_different_clusters(task.held_out_prompts(config.evaluation.num_prompts), num_prompts)
-    arms = {arm.name: arm for arm in resolve_arms(config.adapters, prompts, task, config.seed)}
+    arms = {
+        arm.name: arm
+        for arm in resolve_arms(config.adapters, prompts, task, config.seed, config.evaluation.num_samples)
+    }
     check_unchanged(run.samples_file.parent, model_fingerprints(config, list(arms.values())))
     model_dir = resolve_model_dir(config.model)
     tokenizer = load_tokenizer(model_dir)
