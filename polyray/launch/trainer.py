@@ -113,8 +113,8 @@ def fit_trainer(
 def _trainer_of(learner: LearnerSpec) -> Callable[..., Any]:
     """Ray Train's trainer of these ranks.
 
-    A single rank on a CPU has nobody to talk to. Without torch's process group neither the driver nor Train's
-    controller imports torch: 2.3 s and 180 MiB each.
+    A single rank on a CPU needs no process group of torch. Without one, neither the driver nor Train's controller
+    imports torch, which takes 2.3 s and 180 MiB in each.
     """
     if learner.num_workers == 1 and not learner.use_gpu:
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
