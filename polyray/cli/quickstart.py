@@ -30,7 +30,7 @@ from polyray.cli.arguments import parse
 from polyray.config.base import as_json
 from polyray.config.curate import CurateConfig
 from polyray.config.loader import load_config
-from polyray.config.paths import SHIPPED, absolute, relative_to
+from polyray.config.paths import SHIPPED, SHIPPED_ROOT, absolute, relative_to
 from polyray.config.prompts import ArmSpec
 from polyray.config.reward_model import TrainRewardConfig
 from polyray.config.run import (
@@ -124,9 +124,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _file_of(argument: str) -> str:
-    """The shipped file that a short name stands for; any other argument stays."""
+    """The shipped file that a short name stands for; any other argument stays. ConfigError for an unknown name."""
+    if not argument.isidentifier() or Path(argument).exists():
+        return argument
     shipped = f"{SHIPPED}quickstart_{argument}.yaml"
-    return shipped if argument.isidentifier() and Path(absolute(shipped)).is_file() else argument
+    if not Path(absolute(shipped)).is_file():
+        there = (SHIPPED_ROOT / SHIPPED).glob("quickstart_*.yaml")
+        names = sorted(file.stem.partition("_")[2] for file in there)
+        raise ConfigError(f"there is no quickstart {argument!r}; name one of {', '.join(names)}, or a file")
+    return shipped
 
 
 def _checked(config: Preparation) -> dict[str, Any]:

@@ -34,7 +34,6 @@ def plan_of(file: str, *overrides: str) -> quickstart.Plan:
     [
         ("headlines", HEADLINES),
         ("smollm2", "configs/quickstart_smollm2.yaml"),
-        ("none", "none"),
         ("name=headlines", "name=headlines"),
         ("configs/quickstart.yaml", "configs/quickstart.yaml"),
         ("--check", "--check"),
@@ -42,6 +41,11 @@ def plan_of(file: str, *overrides: str) -> quickstart.Plan:
 )
 def test_short_name_stands_for_a_shipped_file(argument: str, expected: str) -> None:
     assert quickstart._file_of(argument) == expected
+
+
+def test_unknown_short_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="'headlnes'; name one of headlines, smollm2, or a file"):
+        quickstart._file_of("headlnes")
 
 
 def test_arm_starts_from_the_sft_that_it_names(tmp_path: Path) -> None:
