@@ -81,9 +81,12 @@ class RunPlan(Generic[ConfigT]):
         return config, {"model_dir": str(directory), "dtype": self.learner_dtype}
 
 
-def plan_training(config: TrainConfig) -> RunPlan[TrainConfig]:
-    """Checks the inputs of a run and resolves it."""
-    parts, base, reward = _read_training(config)
+def plan_training(config: TrainConfig, *, checked_before: bool = False) -> RunPlan[TrainConfig]:
+    """Checks the inputs of a run and resolves it.
+
+    `checked_before`: another process has measured its prompts, so that this one needs neither tokenizer nor torch.
+    """
+    parts, base, reward = _read_training(config, measure_prompts=not checked_before)
     assert base is not None
     base = merge_warm_start(base, config.model)
     dtype = held_as(config.model, base, config.learner.use_gpu)
@@ -151,7 +154,7 @@ def check_evaluation(config: EvaluateConfig) -> None:
 
 
 def _read_training(
-    config: TrainConfig, *, only_look: bool = False, made_before: bool = False
+    config: TrainConfig, *, only_look: bool = False, made_before: bool = False, measure_prompts: bool = True
 ) -> tuple[tuple[Part, ...], Base | None, RewardPlan]:
     """Parts, base (None if it is not on this machine) and reward; reads all prompts that a run may ask for."""
     parts = tuple(training_parts(config))
@@ -174,7 +177,7 @@ def _read_training(
             fixed = validation_prompts(config.eval_plan, task, config.seed)
     missing.raise_if_any()
     assert reward is not None and task is not None
-    if base is not None:
+    if base is not None and measure_prompts:
         groups = config.learner.steps * config.rollout.prompts_per_step
         generated = isinstance(config.task, HiddenTrapGridSpec)
         limit = GENERATED_PROMPTS if generated else max(FIRST_PROMPTS, MARGIN * groups)

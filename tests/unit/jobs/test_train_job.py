@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -125,3 +128,19 @@ def test_learner_starts_after_engines_on_its_gpu_have_taken_or_released_memory(
     with RunDirectory.open(config) as directory, pytest.raises(Ended):
         train(plan, directory, fleet, ProgressDisplay(console=Console(file=io.StringIO())))
     assert [call[0] for call in pool.method_calls] == [*calls, "start"]
+
+
+def test_plan_of_a_run_whose_prompts_were_measured_needs_neither_tokenizer_nor_torch(
+    train_values: Callable[..., dict[str, Any]],
+) -> None:
+    values = train_values("planned")
+    code = (
+        "import json, sys; from polyray.config.loader import build_config;"
+        "from polyray.config.run import TrainConfig;"
+        "from polyray.launch.plan import plan_training;"
+        "plan = plan_training(build_config(TrainConfig, json.loads(sys.argv[1])), checked_before=True);"
+        "print(plan.learner_dtype, sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, json.dumps(values)]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert made.stdout.split() == ["float32", "[]"]
