@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import ray
 import ray.exceptions
 
+from polyray.config.passes import has_passes
 from polyray.config.run import TrainConfig
 from polyray.errors import RolloutError, Stopped
 from polyray.orchestrator.coordinator import RESTARTING
@@ -267,7 +268,9 @@ def _latest(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def shown_metrics(config: TrainConfig, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """A step's metrics with the newest value of evaluation.best_metric as `validation`."""
+    """A step's metrics with the newest value of evaluation.best_metric as `validation`; pass@k where one can pass."""
+    if not has_passes(config.reward, config.task):
+        metrics = {name: value for name, value in metrics.items() if not name.startswith("pass_at_")}
     if config.evaluation is None:
         return dict(metrics)
     return {**metrics, "validation": metrics.get(f"validation/{config.evaluation.best_metric}")}

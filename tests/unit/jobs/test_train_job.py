@@ -53,6 +53,14 @@ def test_shown_metrics_are_idle_shares_and_the_newest_validation(tmp_path: Path)
     assert "validation" not in headline(shown_metrics(_config(tmp_path), metrics))
 
 
+def test_shown_metrics_have_pass_at_k_only_where_a_completion_can_pass(tmp_path: Path) -> None:
+    metrics = {"reward_mean": 0.5, "pass_at_1": 0.0, "pass_at_8": 0.0}
+    values = {"name": "run", "runs_dir": str(tmp_path), "learner": {"steps": 9}}
+    for reward, labels in (("verifier", ["reward", "pass@1", "pass@8"]), ("heuristic", ["reward"])):
+        config = build_config(TrainConfig, {**values, "reward": {"type": reward}})
+        assert list(headline(shown_metrics(config, metrics))) == labels
+
+
 @pytest.mark.parametrize(("values", "ended"), [((0.1, 0.4, 0.2, 0.3), True), ((0.1, 0.4, 0.2), False)])
 def test_done_names_the_reason_of_the_end_and_the_best_version(
     values: tuple[float, ...], ended: bool, tmp_path: Path
