@@ -38,7 +38,7 @@ README_ARMS = (
     "Pass@k Training",
     "PKPO",
     "polychromic",
-    "polychromic + KL",
+    "two-phase polychromic",
 )
 ALPHA = 0.05
 PERMUTATIONS = 100_000

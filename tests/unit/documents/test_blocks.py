@@ -16,7 +16,7 @@ from tests.unit.documents.document_text import DOCUMENTS, Block, blocks, indente
 REASONS = (
     "needs GPUs", "needs a GPU", "needs Kubernetes", "needs Docker", "needs several machines", "needs an API key",
     "needs a hub", "needs the network", "needs a model from the hub", "runs this document", "for one's own",
-    "takes 20 minutes",
+    "takes 20 minutes", "takes hours",
 )  # fmt: skip
 """All that may keep a block from being run."""
 COMMAND = re.compile(
