@@ -45,7 +45,7 @@ PERMUTATIONS = 100_000
 """Of each sign-flip test: Holm multiplies the smallest p by the number of tests."""
 TITLES = {"grid": "hidden-trap grid", "no_traps": "the same grid without traps"}
 """Study -> its task in a table."""
-_BLOCK = re.compile(r"(<!-- (study|rates|studies) ?([a-z_]*) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- (study|rates|studies) ?([a-z_-]*?) ?-->\n).*?(<!-- end -->)", re.DOTALL)
 WIDTH, HEIGHT, PLOT = 860, 420, (70, 20, 500, 350)
 """Of a figure, and its plot's left, top, width and height, in pixels."""
 
@@ -203,7 +203,7 @@ def is_shown(pair: PairComparison) -> bool:
 
 
 def _aims(name: str) -> list[str]:
-    """What the objective is for, as yes or no."""
+    """Lines that say whether the aims of set objectives are met."""
     reference, means = _study(name).setup["reference"], intervals(name)
     own = {metric: means[metric][reference].value for metric in TESTED}
     first = max(means[PASS_1], key=lambda arm: means[PASS_1][arm].value)
