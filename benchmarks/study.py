@@ -17,110 +17,28 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.study_file import AT_K, DISTINCT, RESULTS, SFT_ONLY, USQ, Study, best_rates
+from benchmarks.study_page import write_pages
 from polyray.cli.arguments import JobParser, run
 from polyray.config.loader import load_config
 from polyray.config.run import WARM_START
 from polyray.config.sweep import ARM, SweepConfig
 from polyray.errors import DataError
-from polyray.metrics.arrays import Floats
-from polyray.metrics.pass_at_k import pass_at_k
 from polyray.report.run_data import read_json
 from polyray.report.sweep.trials import Trial
 from polyray.report.sweep.values import metric_key, read_values
 from polyray.runs.jsonl import read_jsonl
 
-RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
-SFT_ONLY = "SFT only"
-"""Name of the warm start among the arms."""
-AT_K = 8
-"""Size of the set that distinct correct answers and USQ are of."""
-DISTINCT, USQ = f"distinct_correct_at_{AT_K}", f"usq_at_{AT_K}"
 RATE = "learner.learning_rate"
 LAST_STEPS = 10
 """Steps whose mean entropy counts as the entropy at the end."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """The file of one study.
-
-    Example:
-        Study(setup={"reference": "polychromic", "num_samples": 32, ...}, clusters=["b1>e4", ...],
-              trials=[{"arm": "polychromic", "seed": 0, "correct": [3, 0, ...], "usq_at_8": [...], ...}])
-    """
-
-    setup: dict[str, Any]
-    clusters: list[str]
-    """[P] of the prompts."""
-    trials: list[dict[str, Any]]
-
-    @classmethod
-    def read(cls, file: Path) -> Study:
-        """The study in a file that `write` wrote."""
-        values = json.loads(file.read_text(encoding="utf-8"))
-        return cls(values["setup"], values["clusters"], values["trials"])
-
-    def write(self, file: Path) -> None:
-        """One line for each trial."""
-        rows = ",\n".join(
-            json.dumps(trial, ensure_ascii=False, separators=(",", ":")) for trial in self.trials
-        )
-        head = json.dumps(self.setup, ensure_ascii=False, indent=1)
-        clusters = json.dumps(self.clusters, ensure_ascii=False, separators=(",", ":"))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(
-            f'{{"setup": {head},\n"clusters": {clusters},\n"trials": [\n{rows}\n]}}\n', encoding="utf-8"
-        )
-
-    def with_trials(self, newer: Study) -> Study:
-        """The trials of both, the newer ones where both have one. Raises DataError where they do not fit together."""
-        for name in (
-            "num_samples",
-            "dataset_sha256",
-            "selector",
-            "steps",
-            "completions_per_step",
-        ):
-            if self.setup[name] != newer.setup[name]:
-                raise DataError(
-                    f"the trials that are kept have {name}={self.setup[name]!r}, these {newer.setup[name]!r}; they "
-                    "are no one study. Remove the file to begin it anew"
-                )
-        trials = {(trial["arm"], trial["seed"]): trial for trial in (*self.trials, *newer.trials)}
-        arms = list(dict.fromkeys(trial["arm"] for trial in (*self.trials, *newer.trials)))
-        order = sorted(trials, key=lambda key: (arms.index(key[0]), -1 if key[1] is None else key[1]))
-        return Study(self.setup, self.clusters, [trials[key] for key in order])
-
-    @property
-    def arms(self) -> dict[str, list[dict[str, Any]]]:
-        """arm -> its trials, one per seed."""
-        arms: dict[str, list[dict[str, Any]]] = {}
-        for trial in self.trials:
-            arms.setdefault(trial["arm"], []).append(trial)
-        return arms
-
-    def matrices(self, metric: str) -> dict[str, Floats]:
-        """arm -> [S, P] values of a metric: pass_at_K with any K up to `num_samples`, or one that is stored."""
-        return {
-            arm: np.stack([self._values(trial, metric) for trial in trials])
-            for arm, trials in self.arms.items()
-        }
-
-    def _values(self, trial: Mapping[str, Any], metric: str) -> Floats:
-        if metric.startswith("pass_at_"):
-            k = int(metric.removeprefix("pass_at_"))
-            return np.asarray(
-                pass_at_k(np.full(len(self.clusters), self.setup["num_samples"]), trial["correct"], k)
-            )
-        return np.array(trial[metric], dtype=np.float64)
 
 
 def study_of(config: SweepConfig, arguments: str) -> Study:
@@ -183,17 +101,6 @@ def rates_of(config: SweepConfig) -> list[dict[str, Any]]:
     return rows
 
 
-def best_rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """arm -> the learning rate with the highest pass@1 + pass@8."""
-    arms: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        arms.setdefault(row["arm"], []).append(row)
-    return {
-        arm: max(tried, key=lambda row: row["pass_at_1"] + row[f"pass_at_{AT_K}"])["learning_rate"]
-        for arm, tried in arms.items()
-    }
-
-
 def _of_trial(trial: Trial, directory: Path) -> dict[str, Any]:
     steps = read_jsonl(directory / "metrics.jsonl")
     return {
@@ -230,8 +137,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", help="key=value of that sweep")
     arguments = parser.parse_strictly(list(sys.argv[1:] if argv is None else argv))
     if arguments.action == "page":
-        from benchmarks.study_page import write_pages
-
         write_pages()
         return 0
     if arguments.config is None:

@@ -13,7 +13,7 @@ from functools import cache
 from html import escape
 from typing import Any
 
-from benchmarks.study import AT_K, DISTINCT, RESULTS, SFT_ONLY, USQ, Study, best_rates
+from benchmarks.study_file import AT_K, DISTINCT, RESULTS, SFT_ONLY, USQ, Study, best_rates
 from polyray.metrics import PairComparison, compare_metrics, hierarchical_intervals
 from polyray.metrics.bootstrap import MeanInterval
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import study_page
-from benchmarks.study import DISTINCT, SFT_ONLY, USQ, Study
+from benchmarks.study_file import DISTINCT, SFT_ONLY, USQ, Study
 from benchmarks.study_page import PAGE, README, compared, filled, intervals, study_names
 from polyray.errors import DataError
 from polyray.metrics.pass_at_k import best_at_k

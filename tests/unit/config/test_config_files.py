@@ -40,6 +40,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "serve": RewardServeConfig,
     "serve/generation": GenerationServeConfig,
     "sweep": SweepConfig,
+    "study": SweepConfig,
 }
 """By folder, by folder and the beginning of the name, or by name for files directly under configs/.
 

@@ -201,7 +201,9 @@ def without_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polyray.launch.fleet, "pool_sampler", lambda *arguments: None)
     for name in ("plan_training", "plan_sft", "plan_evaluation", "plan_fleet"):
         monkeypatch.setattr(
-            polyray.launch.plan, name, lambda config, *rest: SimpleNamespace(config=config, fleet=FLEET)
+            polyray.launch.plan,
+            name,
+            lambda config, *rest, **options: SimpleNamespace(config=config, fleet=FLEET),
         )
     monkeypatch.setattr(polyray.launch.train, "train", finish)
     monkeypatch.setattr(polyray.launch.sft, "supervise", finish)
