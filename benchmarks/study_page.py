@@ -43,7 +43,7 @@ README_ARMS = (
 ALPHA = 0.05
 PERMUTATIONS = 100_000
 """Of each sign-flip test: Holm multiplies the smallest p by the number of tests."""
-TITLES = {"grid": "hidden-trap grid", "no_traps": "the same grid without traps"}
+TITLES = {"grid": "hidden-trap grid"}
 """Study -> its task in a table."""
 _BLOCK = re.compile(r"(<!-- (study|rates|studies) ?([a-z_-]*?) ?-->\n).*?(<!-- end -->)", re.DOTALL)
 WIDTH, HEIGHT, PLOT = 860, 420, (70, 20, 500, 350)
