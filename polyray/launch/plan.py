@@ -81,12 +81,12 @@ class RunPlan(Generic[ConfigT]):
         return config, {"model_dir": str(directory), "dtype": self.learner_dtype}
 
 
-def plan_training(config: TrainConfig, *, checked_before: bool = False) -> RunPlan[TrainConfig]:
+def plan_training(config: TrainConfig, *, measure_prompts: bool = True) -> RunPlan[TrainConfig]:
     """Checks the inputs of a run and resolves it.
 
-    `checked_before`: another process has measured its prompts, so that this one needs neither tokenizer nor torch.
+    Without `measure_prompts`, for prompts that another process has measured, it needs neither tokenizer nor torch.
     """
-    parts, base, reward = _read_training(config, measure_prompts=not checked_before)
+    parts, base, reward = _read_training(config, measure_prompts=measure_prompts)
     assert base is not None
     base = merge_warm_start(base, config.model)
     dtype = held_as(config.model, base, config.learner.use_gpu)

@@ -80,7 +80,7 @@ def _run(plan: TrialPlan, work: SweepWork) -> None:
     from polyray.launch.train import train
     from polyray.runs.run_directory import RunDirectory
 
-    run = plan_training(plan.config, checked_before=True)
+    run = plan_training(plan.config, measure_prompts=False)  # the sweep has
     with RunDirectory.open(plan.config) as directory:
         display = TrialDisplay(directory.paths.dynamics, reported_metrics(work.config))
         if not directory.finished:

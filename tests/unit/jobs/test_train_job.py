@@ -146,7 +146,7 @@ def test_plan_of_a_run_whose_prompts_were_measured_needs_neither_tokenizer_nor_t
         "import json, sys; from polyray.config.loader import build_config;"
         "from polyray.config.run import TrainConfig;"
         "from polyray.launch.plan import plan_training;"
-        "plan = plan_training(build_config(TrainConfig, json.loads(sys.argv[1])), checked_before=True);"
+        "plan = plan_training(build_config(TrainConfig, json.loads(sys.argv[1])), measure_prompts=False);"
         "print(plan.learner_dtype, sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code, json.dumps(values)]
