@@ -74,7 +74,7 @@ def study_of(config: SweepConfig, arguments: str) -> Study:
     first = read_json(root / "trials" / trials[0].trial_id / "config.json")
     setup = {
         "reference": config.baseline,
-        "task": first["task"]["type"],
+        "task": first["task"],
         "steps": first["learner"]["steps"],
         "completions_per_step": first["rollout"]["prompts_per_step"] * first["rollout"]["group_size"],
         "num_samples": num_samples,

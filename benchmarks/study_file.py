@@ -59,13 +59,7 @@ class Study:
 
     def with_trials(self, newer: Study) -> Study:
         """The trials of both, the newer ones where both have one. Raises DataError where they do not fit together."""
-        for name in (
-            "num_samples",
-            "dataset_sha256",
-            "selector",
-            "steps",
-            "completions_per_step",
-        ):
+        for name in ("task", "num_samples", "dataset_sha256", "selector", "steps", "completions_per_step"):
             if self.setup[name] != newer.setup[name]:
                 raise DataError(
                     f"the trials that are kept have {name}={self.setup[name]!r}, these {newer.setup[name]!r}; they "

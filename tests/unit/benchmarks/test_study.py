@@ -18,6 +18,7 @@ from polyray.metrics.pass_at_k import best_at_k
 
 SETUP: dict[str, Any] = {
     "reference": "polychromic",
+    "task": {"type": "hidden_trap_grid", "trap_probability": 0.15},
     "steps": 60,
     "completions_per_step": 256,
     "num_samples": 32,
@@ -67,7 +68,14 @@ def test_trials_of_another_day_join_in_the_order_of_arms_and_seeds() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("changed", [{"steps": 61}, {"dataset_sha256": "2e"}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"steps": 61},
+        {"dataset_sha256": "2e"},
+        {"task": {"type": "hidden_trap_grid", "trap_probability": 0.0}},
+    ],
+)
 def test_trials_of_another_study_do_not_join(changed: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=f"{next(iter(changed))}=.*no one study"):
         study(0).with_trials(study(1, **changed))
