@@ -85,10 +85,12 @@ def study_of(config: SweepConfig, arguments: str) -> Study:
 
 
 def rates_of(config: SweepConfig) -> list[dict[str, Any]]:
-    """The last validation of each trial of a sweep over arms and learning rates."""
+    """The last validation of each trial that came to its end, of a sweep over arms and learning rates."""
     root = Path(config.run_dir)
     rows = []
     for line in read_jsonl(root / "trials.jsonl"):
+        if line["status"] != "done":
+            continue
         last = read_jsonl(root / "trials" / line["trial_id"] / "dynamics.jsonl")[-1]
         about = {
             "arm": line["parameters"][ARM],

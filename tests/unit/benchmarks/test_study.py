@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,18 @@ import numpy as np
 import pytest
 
 from benchmarks import study_page
-from benchmarks.study_file import DISTINCT, SFT_ONLY, USQ, Study
+from benchmarks.study import RATE, rates_of, study_of
+from benchmarks.study_file import DISTINCT, SFT_ONLY, USQ, Study, best_rates
 from benchmarks.study_page import PAGE, README, compared, filled, intervals, study_names
+from polyray.config.loader import build_config
+from polyray.config.run import WARM_START
+from polyray.config.sweep import ARM, SweepConfig
 from polyray.errors import DataError
 from polyray.metrics.pass_at_k import best_at_k
+from polyray.report.sweep.trials import Trial, write_trials
+from tests.unit.report.sweep_fixtures import write_evaluation
+
+ROOT = Path(__file__).resolve().parents[3]
 
 SETUP: dict[str, Any] = {
     "reference": "polychromic",
@@ -120,3 +129,70 @@ def test_pages_and_figures_are_those_of_the_committed_results() -> None:
     for name in study_names():
         figure = (study_page.RESULTS / f"{name}.svg").read_text(encoding="utf-8")
         assert figure == study_page.figure(name), "run python -m benchmarks.study page"
+
+
+def test_study_and_rates_are_read_from_a_finished_sweep(tmp_path: Path) -> None:
+    config = build_config(
+        SweepConfig,
+        {
+            "name": "study-x",
+            "runs_dir": str(tmp_path),
+            "train": str(ROOT / "configs/train/hidden_trap_grid.yaml"),
+            "arms": {"GRPO": ["algorithm=@grpo"], "polychromic": ["algorithm=@polychromic"]},
+            "baseline": "polychromic",
+        },
+    )
+    run = tmp_path / "study-x"
+    trials = [
+        Trial(f"t{number}", {ARM: arm, RATE: 1e-4}, seed, status, None, 2, None, 90.0, 0.25, 0.0, 10)
+        for number, (arm, seed, status) in enumerate(
+            (("GRPO", 0, "done"), ("polychromic", 0, "done"), ("polychromic", 1, "failed"))
+        )
+    ]
+    for each in trials:
+        directory = run / "trials" / each.trial_id
+        directory.mkdir(parents=True)
+        values = {
+            "task": {"type": "hidden_trap_grid"},
+            "learner": {"steps": 2, "learning_rate": 1e-4},
+            "rollout": {"prompts_per_step": 4, "group_size": 8},
+        }
+        (directory / "config.json").write_text(json.dumps(values))
+        (directory / "metrics.jsonl").write_text('{"entropy": 0.5}\n{"entropy": 0.25}\n')
+        last = {"pass_at_1": 0.3 + each.seed, "pass_at_8": 0.6, DISTINCT: 1.5}
+        (directory / "dynamics.jsonl").write_text('{"pass_at_1": 0.1}\n' + json.dumps(last) + "\n")
+    write_trials(run / "trials.jsonl", trials)
+    correct = {WARM_START: [1, 0, 2], "t0": [8, 0, 3], "t1": [5, 8, 0]}
+    write_evaluation(
+        run / "evaluation" / "evaluation", correct, one_class=["t0"], clusters=["a", "a", "b"], num_samples=8
+    )
+    found = study_of(config, "x.yaml 'seeds=[0]'")
+    assert [(row["arm"], row["seed"], row["correct"]) for row in found.trials] == [
+        (SFT_ONLY, None, [1, 0, 2]), ("GRPO", 0, [8, 0, 3]), ("polychromic", 0, [5, 8, 0])
+    ]  # fmt: skip
+    assert [row[DISTINCT] for row in found.trials] == [[1, 0, 2], [1, 0, 1], [5, 8, 0]]
+    assert [row[USQ] for row in found.trials] == [
+        [0, 0, 0],
+        [1, 0, 0],
+        [0, 1, 0],
+    ]  # only the last sample is picked
+    assert found.clusters == ["a", "a", "b"]
+    assert found.setup["completions_per_step"] == 32 and found.setup["reference"] == "polychromic"
+    row = found.trials[1]
+    assert (row["entropy"], row["minutes"], row["command"]) == (
+        0.375,
+        1.5,
+        "polyray sweep x.yaml 'seeds=[0]'",
+    )
+    rates = rates_of(config)
+    assert [(row["arm"], row["seed"], row["pass_at_1"]) for row in rates] == [
+        ("GRPO", 0, 0.3), ("polychromic", 0, 0.3)
+    ]  # fmt: skip
+
+
+def test_best_rate_has_the_highest_sum_of_pass_at_1_and_8() -> None:
+    rows = [
+        {"arm": "GRPO", "learning_rate": rate, "pass_at_1": first, "pass_at_8": eighth}
+        for rate, first, eighth in ((1e-4, 0.3, 0.6), (2e-4, 0.25, 0.7), (4e-4, 0.34, 0.5))
+    ]
+    assert best_rates(rows) == {"GRPO": 2e-4}

@@ -45,8 +45,9 @@ def write_evaluation(
     *,
     one_class: Sequence[str] = (),
     clusters: Sequence[str] = (),
+    num_samples: int = NUM_SAMPLES,
 ) -> Path:
-    """`num_correct`: arm -> of 4 samples per prompt, how many are correct.
+    """`num_correct`: arm -> of `num_samples` samples per prompt, how many are correct.
 
     Correct samples differ from each other, for the arms of `one_class` they are all the same; the less likely a
     sample, the earlier it comes, so the selector logprob picks the last one, which is wrong unless all are right.
@@ -66,11 +67,11 @@ def write_evaluation(
         )
         for arm, counts in num_correct.items()
         for prompt, correct in enumerate(counts)
-        for index in range(NUM_SAMPLES)
+        for index in range(num_samples)
     ]
     directory.mkdir(parents=True)
     write_lines(directory / "samples.jsonl", records)
-    spec = EvaluationSpec(num_samples=NUM_SAMPLES, ks=(1, 2), bootstrap_resamples=100)
+    spec = EvaluationSpec(num_samples=num_samples, ks=(1, 2), bootstrap_resamples=100)
     # Arm by arm and with few resamples: a sweep does not read the intervals and comparisons of single arms.
     by_arm = [
         score_samples([record for record in records if record.model == arm], spec, ScoringContext(seed=0))
