@@ -20,7 +20,7 @@ from polyray.config.run import WARM_START
 from polyray.config.sweep import ARM, SweepConfig
 from polyray.errors import DataError
 from polyray.metrics.pass_at_k import best_at_k
-from polyray.report.sweep.trials import Trial, write_trials
+from polyray.report.sweep.trials import Trial, TrialStatus, write_trials
 from tests.unit.report.sweep_fixtures import write_evaluation
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -143,11 +143,14 @@ def test_study_and_rates_are_read_from_a_finished_sweep(tmp_path: Path) -> None:
         },
     )
     run = tmp_path / "study-x"
+    given: tuple[tuple[str, int, TrialStatus], ...] = (
+        ("GRPO", 0, "done"),
+        ("polychromic", 0, "done"),
+        ("polychromic", 1, "failed"),
+    )
     trials = [
         Trial(f"t{number}", {ARM: arm, RATE: 1e-4}, seed, status, None, 2, None, 90.0, 0.25, 0.0, 10)
-        for number, (arm, seed, status) in enumerate(
-            (("GRPO", 0, "done"), ("polychromic", 0, "done"), ("polychromic", 1, "failed"))
-        )
+        for number, (arm, seed, status) in enumerate(given)
     ]
     for each in trials:
         directory = run / "trials" / each.trial_id
