@@ -112,7 +112,7 @@ def test_page_has_the_means_and_differences_of_the_file(kept: Study) -> None:
     assert f"| GRPO | **{difference} [" in page
     assert "stale" not in page
     assert "\n<!-- end -->\nkept\n" in page
-    assert "No arm has a higher pass@8: **yes**" in page
+    assert "No baseline has a higher pass@8: **yes**" in page
     assert filled(page) == page
 
 
