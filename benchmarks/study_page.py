@@ -45,7 +45,11 @@ OWN = ("polychromic", "two-phase")
 ALPHA = 0.05
 PERMUTATIONS = 100_000
 """Of each sign-flip test: Holm multiplies the smallest p by the number of tests."""
-TITLES = {"grid": "hidden-trap grid"}
+TITLES = {
+    "grid": "hidden-trap grid",
+    "no-traps": "the same without traps",
+    "shortest-path": "shortest paths (reasoning-gym)",
+}
 """Study -> its task in a table."""
 _BLOCK = re.compile(r"(<!-- (study|rates|studies) ?([a-z_-]*?) ?-->\n).*?(<!-- end -->)", re.DOTALL)
 WIDTH, HEIGHT, PLOT = 860, 420, (70, 20, 500, 350)
