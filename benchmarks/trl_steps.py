@@ -34,7 +34,8 @@ from polyray.config.run import TrainConfig
 from polyray.config.task import HiddenTrapGridSpec, JsonlSpec
 from polyray.learner.policy import Policy
 from polyray.models.adapter import PolicyUpdate
-from polyray.models.loading import load_base, load_tokenizer
+from polyray.models.loading import load_base
+from polyray.models.tokenizer import load_tokenizer
 from polyray.rewards.groups import GroupToScore, score_groups
 from polyray.rewards.verifier import VerifierReward
 from polyray.rollout.engine import EngineSettings

@@ -165,7 +165,7 @@ def build_tools(config: CurateConfig) -> Tools:
     if config.model is not None:
         from polyray.config.model import ModelSpec
         from polyray.models.base_files import resolve_model_dir
-        from polyray.models.loading import load_tokenizer
+        from polyray.models.tokenizer import load_tokenizer
         from polyray.shelf.preferences.curation.tokens import token_lengths
 
         tokenizer = load_tokenizer(resolve_model_dir(ModelSpec(path=config.model.path)))

@@ -157,7 +157,7 @@ def _look_at_model(spec: ModelSpec) -> dict[str, Any]:
 
     from polyray.models.adapter_files import read_adapter, read_warm_start
     from polyray.models.base_files import base_fingerprint, resolve_model_dir
-    from polyray.models.loading import load_tokenizer
+    from polyray.models.tokenizer import load_tokenizer
 
     directory = resolve_model_dir(spec)
     fingerprint = base_fingerprint(directory)

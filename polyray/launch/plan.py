@@ -200,7 +200,7 @@ def _read_sft(config: SftConfig, *, only_look: bool = False) -> Base | None:
     missing.raise_if_any()
     if base is not None:
         from polyray.learner.demonstrations import check_rows, load_demonstrations
-        from polyray.models.loading import usable_tokenizer
+        from polyray.models.tokenizer import usable_tokenizer
 
         check_rows(config, load_demonstrations(config, usable_tokenizer(base.directory)))
     return base
@@ -226,7 +226,7 @@ def _read_evaluation(
     missing.raise_if_any()
     assert reward is not None
     if base is not None:
-        from polyray.models.loading import usable_tokenizer
+        from polyray.models.tokenizer import usable_tokenizer
 
         task = build_task(config.task)
         prompts = task.held_out_prompts(config.evaluation.num_prompts)

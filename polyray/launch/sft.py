@@ -83,7 +83,7 @@ def supervise(plan: RunPlan[SftConfig], directory: RunDirectory, display: Progre
     from polyray.cluster.session import check_placement
     from polyray.launch.watch import watch_workers
     from polyray.learner.demonstrations import load_demonstrations
-    from polyray.models.loading import load_tokenizer
+    from polyray.models.tokenizer import load_tokenizer
 
     config = plan.config
     check_placement([learner_ranks(config.learner)], "learner.num_workers or cpus_per_worker")

@@ -38,11 +38,12 @@ from polyray.learner.supervised_objectives import build_batch_loss
 from polyray.models.adapter_files import read_adapter, start_manifest, write_adapter
 from polyray.models.base_files import base_fingerprint
 from polyray.models.checkpointing import checkpoint_layers
-from polyray.models.loading import load_base, load_tokenizer
+from polyray.models.loading import load_base
 from polyray.models.lora import attach_adapter, save_adapter
 from polyray.models.packing import PACKABLE_MODEL_TYPES, is_packable
 from polyray.models.pissa import save_plain_lora, start_from_principal_components
 from polyray.models.sharding import shard_base
+from polyray.models.tokenizer import load_tokenizer
 from polyray.periodic_eval import EarlyStopping
 from polyray.runs.jsonl import JsonlWriter, before_step, cut_jsonl, read_jsonl
 from polyray.seeds import sample_seed

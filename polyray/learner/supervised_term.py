@@ -22,7 +22,7 @@ from polyray.errors import ConfigError
 from polyray.learner.fsdp_padding import dummy_pass, in_lockstep
 from polyray.learner.reduce import Sums, rank, sum_gradients, world_size
 from polyray.learner.supervised import batch_loss_sum, demonstration_batches
-from polyray.models.loading import load_tokenizer
+from polyray.models.tokenizer import load_tokenizer
 from polyray.tasks import build_task
 
 

@@ -1,7 +1,6 @@
 """The base model and the adapter on it.
 
-loading.py    finding, loading and recognising a base model
-embedded.py   the small base model that polyray trains itself
+loading.py    the base itself, and its tokenizer (tokenizer.py)
 lora.py       the adapter: attaching, the frozen reference copy, saving, reading, merging
 pissa.py      principal components as its start, delivered as plain LoRA
 embedder.py   sentence embeddings in batches, the same bits in any batch

@@ -1,4 +1,4 @@
-"""The base model and its tokenizer, loaded from files that polyray/models/base_files.py has found.
+"""The base model, loaded from files that polyray/models/base_files.py has found.
 
 Attention is torch's own (sdpa), and no other is offered; models that can be packed take it tree by tree
 (tree_attention.py). Completions that share their prompt, or rows in one sequence, need a mask of pairs; the kernels
@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from polyray.config.model import NF4
-from polyray.data.chat import check_can_end
-from polyray.errors import ConfigError, boundary
+from polyray.errors import ConfigError
 from polyray.models.packing import PACKABLE_MODEL_TYPES
 from polyray.models.tree_attention import use_tree_attention
 
@@ -44,20 +43,6 @@ def load_base(model_dir: Path, dtype: str, device: torch.device | str = "cpu") -
     if model.config.model_type in PACKABLE_MODEL_TYPES:
         use_tree_attention(model)
     return model.eval()
-
-
-def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
-    """The base's own tokenizer. Raises ConfigError where it cannot be loaded."""
-    with boundary(ConfigError, f"the tokenizer of {model_dir} cannot be loaded"):
-        return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-
-
-def usable_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a base; raises ConfigError where no completion of the base can end."""
-    tokenizer = load_tokenizer(model_dir)
-    known = json.loads((model_dir / "config.json").read_text(encoding="utf-8")).get("vocab_size")
-    check_can_end(tokenizer, known)
-    return tokenizer
 
 
 def _in_4_bits(model_dir: Path, device: torch.device | str) -> PreTrainedModel:

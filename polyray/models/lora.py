@@ -24,8 +24,9 @@ from polyray.config.model import LoraSpec
 from polyray.errors import ConfigError
 from polyray.models.adapter_files import put_in_place, read_adapter, read_warm_start, write_adapter
 from polyray.models.base_files import MANIFEST, base_fingerprint, hub_name
-from polyray.models.loading import load_base, load_tokenizer
+from polyray.models.loading import load_base
 from polyray.models.lora_linear import use_base_dtype
+from polyray.models.tokenizer import load_tokenizer
 
 POLICY = "default"
 """PEFT's name for the adapter that is trained."""

@@ -212,7 +212,7 @@ def _vocabulary(model_dir: Path) -> tuple[Any, np.ndarray]:
 
         tokenizer = PreTrainedTokenizerFast.from_pretrained(model_dir, local_files_only=True)
     else:
-        from polyray.models.loading import load_tokenizer
+        from polyray.models.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(model_dir)
     special = set(tokenizer.all_special_ids)

@@ -31,7 +31,7 @@ def check_task_prompts(
     contents = frozenset((prompt.text, repr(prompt.messages)) for prompt in measured)
     key = (model_dir, max_prompt_tokens, hash(contents))
     if key not in _GOOD:  # trials of a sweep ask the same
-        from polyray.models.loading import usable_tokenizer
+        from polyray.models.tokenizer import usable_tokenizer
 
         check_prompts(measured, task, usable_tokenizer(model_dir), max_prompt_tokens)
         _GOOD.add(key)

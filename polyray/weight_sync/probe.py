@@ -29,10 +29,11 @@ from polyray.data.chat import encode_prompt
 from polyray.models.adapter import AdapterShape, Magnified, PolicyUpdate, Probe, sha256_of
 from polyray.models.adapter_files import read_adapter
 from polyray.models.base_files import base_fingerprint
-from polyray.models.loading import load_base, load_tokenizer
+from polyray.models.loading import load_base
 from polyray.models.logprobs import sequence_logprobs
 from polyray.models.lora import POLICY
 from polyray.models.lora_linear import use_base_dtype
+from polyray.models.tokenizer import load_tokenizer
 from polyray.seeds import sample_seed
 from polyray.tasks import build_task
 from polyray.types import PolicyVersion

@@ -76,7 +76,7 @@ class GenerationService:
 
     async def start(self) -> None:
         """Builds the engine, serves the base and the configured adapters, opens the store."""
-        from polyray.models.loading import load_tokenizer
+        from polyray.models.tokenizer import load_tokenizer
 
         install_access_log()
         config = self.config

@@ -24,8 +24,9 @@ from polyray.errors import ConfigError
 from polyray.models.adapter_files import read_adapter
 from polyray.models.base import resolve_base
 from polyray.models.base_files import base_fingerprint
-from polyray.models.loading import load_base, load_tokenizer
+from polyray.models.loading import load_base
 from polyray.models.lora import attach_adapter, save_adapter
+from polyray.models.tokenizer import load_tokenizer
 from polyray.runs.data_record import record_data
 from polyray.runs.jsonl import JsonlWriter
 from tests.unit.tiny_policy import move, save_base, train_config

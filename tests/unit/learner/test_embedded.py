@@ -11,7 +11,8 @@ from polyray.config.run import PretrainConfig
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.learner.embedded import build_embedded, build_tokenizer, embedded_dir, pretraining_text
 from polyray.models.base_files import base_fingerprint, find_embedded
-from polyray.models.loading import load_base, load_tokenizer
+from polyray.models.loading import load_base
+from polyray.models.tokenizer import load_tokenizer
 from polyray.tasks.hidden_trap_grid import HiddenTrapGrid, cell_name, split_pairs
 from polyray.types import Prompt
 

@@ -15,7 +15,7 @@ from polyray.data.chat import encode_demonstration
 from polyray.errors import ConfigError
 from polyray.learner import reduce
 from polyray.learner.supervised_term import build_supervised_term
-from polyray.models.loading import load_tokenizer
+from polyray.models.tokenizer import load_tokenizer
 from polyray.tasks import build_task
 from polyray.types import ScoredGroup
 from tests.unit.learner.step_fixtures import (

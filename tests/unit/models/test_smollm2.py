@@ -23,7 +23,8 @@ from polyray.errors import ConfigError, MissingFile, MissingFiles
 from polyray.models import smollm2
 from polyray.models.base import find_base
 from polyray.models.base_files import hub_name, is_hub_name, local_model_dir, resolve_model_dir
-from polyray.models.loading import load_base, usable_tokenizer
+from polyray.models.loading import load_base
+from polyray.models.tokenizer import usable_tokenizer
 from polyray.shelf.export.run_adapters import licence_in
 from polyray.types import Prompt
 

@@ -84,7 +84,8 @@ class CausalLm:
         """Loads it on the CPU, or raises ConfigError."""
         from polyray.config.model import ModelSpec
         from polyray.models.base_files import base_fingerprint, resolve_model_dir
-        from polyray.models.loading import load_base, load_tokenizer
+        from polyray.models.loading import load_base
+        from polyray.models.tokenizer import load_tokenizer
 
         directory = resolve_model_dir(ModelSpec(path=spec.path))
         self.version = base_fingerprint(directory)

@@ -17,7 +17,7 @@ from polyray.evaluation.fingerprints import check_unchanged, model_fingerprints
 from polyray.evaluation.records import SampleRecord
 from polyray.evaluation.sample_source import SampleFile
 from polyray.models.base_files import resolve_model_dir
-from polyray.models.loading import load_tokenizer
+from polyray.models.tokenizer import load_tokenizer
 from polyray.shelf.research.evaluated.inputs import EvaluatedRun
 from polyray.shelf.research.mechanistic.policies import Row
 from polyray.tasks import build_task

@@ -16,8 +16,9 @@ from polyray.config.generation import GenerationServeConfig
 from polyray.config.loader import build_config
 from polyray.config.model import LoraSpec, ModelSpec
 from polyray.models.base_files import base_fingerprint, local_model_dir
-from polyray.models.loading import load_base, load_tokenizer
+from polyray.models.loading import load_base
 from polyray.models.lora import attach_adapter, save_adapter
+from polyray.models.tokenizer import load_tokenizer
 from polyray.serving.generation.service import GenerationService
 from tests.unit.serving.generation.tiny_service import caller, token_book
 from tests.unit.tiny_policy import move
