@@ -37,7 +37,9 @@ README_ARMS = (
     "Dr.GRPO + KL",
     "Pass@k Training",
     "PKPO",
+    "Poly-EPO",
     "polychromic",
+    "polychromic + KL",
     "two-phase polychromic",
 )
 OWN = ("polychromic", "two-phase")
@@ -46,11 +48,12 @@ ALPHA = 0.05
 PERMUTATIONS = 100_000
 """Of each sign-flip test: Holm multiplies the smallest p by the number of tests."""
 TITLES = {
-    "grid": "hidden-trap grid",
-    "no-traps": "the same without traps",
-    "shortest-path": "shortest paths (reasoning-gym)",
+    "grid": "hidden traps",
+    "no-traps": "no traps",
+    "shortest-path": "shortest paths",
+    "three-words": "sentences, SmolLM2",
 }
-"""Study -> its task in a table."""
+"""Study -> its task in the table of README.md, in this order."""
 _BLOCK = re.compile(r"(<!-- (study|rates|studies) ?([a-z_-]*?) ?-->\n).*?(<!-- end -->)", re.DOTALL)
 WIDTH, HEIGHT, PLOT = 860, 420, (70, 20, 500, 350)
 """Of a figure, and its plot's left, top, width and height, in pixels."""
@@ -202,10 +205,10 @@ def _difference(pair: PairComparison) -> str:
 
 
 def is_shown(pair: PairComparison) -> bool:
-    """Whether a difference is shown by its test and by the interval that covers other seeds."""
+    """Whether a difference is shown by its test and by the interval over seeds, and is not 0 as printed."""
     interval = pair.hierarchical
     low, high = (pair.low, pair.high) if interval is None else (interval.low, interval.high)
-    return pair.p_adjusted < ALPHA and (low > 0 or high < 0)
+    return pair.p_adjusted < ALPHA and (low > 0 or high < 0) and round(pair.difference, 3) != 0
 
 
 def _aims(name: str) -> list[str]:
@@ -215,7 +218,9 @@ def _aims(name: str) -> list[str]:
     first = max(means[PASS_1], key=lambda arm: means[PASS_1][arm].value)
     most = means[PASS_1][first].value
     above = [
-        arm for arm, entry in means[PASS_8].items() if entry.value > own[PASS_8] and not arm.startswith(OWN)
+        arm
+        for arm, entry in means[PASS_8].items()
+        if round(entry.value, 3) > round(own[PASS_8], 3) and not arm.startswith(OWN)
     ]
     lines = [
         f"- pass@1 of {reference} within 2 % of the best arm's: **{_yes(own[PASS_1] >= (1 - MARGIN_SHARE) * most)}** "
@@ -241,19 +246,29 @@ def _yes(holds: bool) -> str:
 
 
 def _summary() -> str:
-    lines = [f"| task, arm | {' | '.join(TESTED.values())} |", "|---|" + "---|" * len(TESTED)]
-    for name in study_names():
-        means, study = intervals(name), _study(name)
-        seeds = max(len(trials) for trials in study.arms.values())
-        lines.append(f"| **{TITLES.get(name, name)}**, {seeds} seeds |" + " |" * len(TESTED))
-        arms = [arm for arm in README_ARMS if arm in study.arms]
-        best = {metric: max(round(means[metric][arm].value, 3) for arm in arms) for metric in TESTED}
-        lines += [f"| {arm} | {' | '.join(_mean(means[m][arm], best[m]) for m in TESTED)} |" for arm in arms]
+    """Arms by tasks; a cell has pass@1, pass@8 and distinct-correct@8."""
+    names = [name for name in TITLES if (RESULTS / f"{name}.json").exists()]
+    heads = [f"{TITLES[name]}, {max(map(len, _study(name).arms.values()))} seeds" for name in names]
+    lines = [f"| arm | {' | '.join(heads)} |", "|---|" + "---|" * len(names)]
+    for arm in README_ARMS:
+        lines.append(f"| {arm} | {' | '.join(_summary_cell(name, arm) for name in names)} |")
     return "\n".join(lines) + "\n"
 
 
+def _summary_cell(name: str, arm: str) -> str:
+    means = intervals(name)
+    if arm not in means[PASS_1]:
+        return "-"
+    different = {pair.metric for pair in compared(name) if pair.model == arm and is_shown(pair)}
+    return " ".join(
+        _number(means[metric][arm].value) + ("*" if metric in different else "")
+        for metric in (PASS_1, PASS_8, DISTINCT)
+    )
+
+
 def _number(value: float) -> str:
-    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
+    shown = f"{value:.3f}"
+    return shown.replace("0.", ".", 1) if abs(float(shown)) < 1 else f"{value:.2f}"
 
 
 def _signed(value: float) -> str:

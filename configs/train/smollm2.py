@@ -1,6 +1,7 @@
-"""One sentence of at most 12 words that contains both words of `reference`.
+"""One sentence of at most 12 words that contains all words of `reference`.
 
 Two sentences are the same class if they share their other content words, so a prompt has many right answers.
+`score_more_than_a_list` is for configs/train/three_words.yaml.
 """
 
 import re
@@ -13,6 +14,11 @@ FUNCTION_WORDS = frozenset(
 
 def score(items):
     return [judge(item["completion"].strip(), item["reference"].split()) for item in items]
+
+
+def score_more_than_a_list(items):
+    """`score`, but "The boat and the moon." fails: a sentence has a content word that was not given."""
+    return [found if found["class"] != "" else {"score": 0.5, "class": -1} for found in score(items)]
 
 
 def judge(text, wanted):
