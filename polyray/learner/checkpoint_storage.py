@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,9 @@ class CheckpointStorage:
         with boundary(CheckpointError, f"checkpoint storage {self._url}"):
             self._files, self._root = open_storage(self._url)
 
-    def upload(self, checkpoint: Path, kept: Collection[str]) -> None:
-        """Copies a checkpoint and the run's logs, then removes the checkpoints that are not `kept` (names)."""
+    def upload(self, checkpoint: Path, keep: Callable[[Collection[str]], Collection[str]]) -> None:
+        """Copies a checkpoint and the run's logs, then removes checkpoints: of the stored names, all but those that
+        `keep` returns."""
         with boundary(CheckpointError, f"checkpoint storage {self._url}"):
             target = f"{self._root}/checkpoints/{checkpoint.name}"
             self._remove(target)
@@ -52,7 +53,8 @@ class CheckpointStorage:
                 if (run_dir / name).is_file():
                     self._put(f"{self._root}/{name}", (run_dir / name).read_bytes())
             self._put(f"{self._root}/config.json", json.dumps(as_json(self._config), indent=2).encode())
-            for name in set(self._names()) - set(kept):
+            stored = self._names()
+            for name in set(stored) - set(keep(stored)):
                 self._remove(f"{self._root}/checkpoints/{name}")
 
     def fetch_newer(self, directory: Path) -> None:

@@ -64,7 +64,7 @@ class CheckpointStore:
         one cannot be kept.
         """
         self._settle(last=False)  # a running copy reads files that pruning might remove
-        kept = self._best(scores)
+        kept = self._best(scores, self._here())
         try:
             target = write(kept)
         except OSError as error:
@@ -75,17 +75,28 @@ class CheckpointStore:
         if self._storage is None:
             self._failures = 0
             return
-        names = {path.name for path in self.directory.glob("step-*")}
-        self._copying = self._thread.submit(self._storage.upload, target, names)
+        here = self._here()
+
+        def keep(stored: Collection[str]) -> set[str]:  # the storage may have what this machine has lost
+            return here | {_name(best) for best in self._best(scores, here | set(stored))}
+
+        self._copying = self._thread.submit(self._storage.upload, target, keep)
         if last:
             self._settle(last=True)
 
-    def _best(self, scores: Mapping[int, float]) -> list[int]:
+    def finish(self) -> None:
+        """Waits for the copy under way; raises CheckpointError where it fails."""
+        self._settle(last=True)
+
+    def _here(self) -> set[str]:
+        return {path.name for path in self.directory.glob("step-*") if path.is_dir()}
+
+    def _best(self, scores: Mapping[int, float], present: Collection[str]) -> list[int]:
         learner = self._config.learner
-        present = [step for step in scores if checkpoint_dir(self.directory, step).is_dir()]
         own = learner.best_metric is not None
         mode = learner.best_mode if own or not self._config.evaluation else self._config.evaluation.best_mode
-        return best_steps({step: scores[step] for step in present}, learner.keep_best, mode)
+        kept = {step: score for step, score in scores.items() if _name(step) in present}
+        return best_steps(kept, learner.keep_best, mode)
 
     def _settle(self, last: bool) -> None:
         """Waits for the copy under way and counts it."""
@@ -121,6 +132,10 @@ class CheckpointStore:
                 f"{self._failures} checkpoints in a row failed (learner.max_checkpoint_failures={limit}): {message}"
             )
         logger.error("%s; the run continues (%d of at most %d in a row)", message, self._failures, limit - 1)
+
+
+def _name(step: int) -> str:
+    return checkpoint_dir(Path(), step).name
 
 
 def best_steps(scores: Mapping[int, float], num: int, mode: str) -> list[int]:

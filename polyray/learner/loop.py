@@ -89,6 +89,8 @@ def run_learner(
                 if main is not None:
                     main.checkpoint(step, last=True)
                 checkpointed(step)
+            elif batch is StepResult.DRAIN and main is not None:
+                main.finish_copies()
             return False
         started = time.perf_counter()
         metrics = policy.learner.step(batch)
@@ -184,6 +186,10 @@ class _MainRank:
 
         scores = self._files.scores or watching.scores
         self._store.save(step, write, scores, needed=lambda: self._policy.checkpoint_bytes, last=last)
+
+    def finish_copies(self) -> None:
+        """Waits until the newest checkpoint is in the storage: the process ends."""
+        self._store.finish()
 
     def _publish(self, version: int) -> dict[str, float] | None:
         """Timings of delivery and, where it was waited for, of validation; None where the run was stopped."""

@@ -79,6 +79,30 @@ def test_best_checkpoints_stay_beside_the_newest(tmp_path: Path, learner: Policy
     assert _names(tmp_path) == ["step-000002", "step-000004", "step-000005"]
 
 
+def test_best_checkpoint_stays_in_the_storage_after_the_disk_is_lost(
+    tmp_path: Path, learner: PolicyLearner
+) -> None:
+    config = _config(keep_best=1, best_metric="reward_mean", checkpoint_storage=f"file://{tmp_path}/far")
+    here, far = tmp_path / "run" / "checkpoints", tmp_path / "far" / "tiny" / "checkpoints"
+    scores = {1: 0.9, 2: 0.2, 3: 0.3, 4: 0.4}
+    store = CheckpointStore(config, here)
+    for step in (1, 2, 3):
+        _save(store, step, learner, scores=scores, last=step == 3)
+    shutil.rmtree(tmp_path / "run")
+    store = CheckpointStore(config, here)
+    assert _newest(store) == 3
+    _save(store, 4, learner, scores=scores)
+    store.finish()
+    assert _names(far) == ["step-000001", "step-000003", "step-000004"]
+
+
+def test_copy_under_way_is_waited_for_at_the_end(tmp_path: Path, learner: PolicyLearner) -> None:
+    store = CheckpointStore(_config(checkpoint_storage=f"file://{tmp_path}/far"), tmp_path / "here")
+    _save(store, 2, learner)
+    store.finish()
+    assert (tmp_path / "far" / "tiny" / "checkpoints" / "step-000002" / "manifest.json").is_file()
+
+
 @pytest.mark.parametrize("scheme", ["file", "memory"])
 def test_run_with_a_lost_disk_resumes_from_its_storage(
     scheme: str, tmp_path: Path, learner: PolicyLearner
