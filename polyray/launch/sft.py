@@ -39,7 +39,8 @@ def run_sft(config: SftConfig) -> None:
     with ProgressDisplay() as display:
         plan = None if RunPaths(config.run_dir).done.is_file() else plan_sft(config)
         with RunDirectory.open(config) as directory:
-            if plan is not None and not directory.finished:
+            if not directory.finished:
+                plan = plan or plan_sft(config)
                 with supervised_account(config), open_ray(config.ray, display, config.run_dir):
                     supervise(plan, directory, display)
         display.note(f"adapter   {directory.paths.adapter}\nmetrics   {directory.paths.metrics}")

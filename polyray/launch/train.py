@@ -25,9 +25,12 @@ def run_training(config: TrainConfig) -> None:
     from polyray.runs.run_directory import RunDirectory, RunPaths
 
     with ProgressDisplay() as display:
+        # Checked before the directory is made; a run that has DONE may be asked for more steps.
         plan = None if RunPaths(config.run_dir).done.is_file() else plan_training(config)
         with RunDirectory.open(config) as directory:
-            if plan is not None and plan.fleet is not None and not directory.finished:
+            if not directory.finished:
+                plan = plan or plan_training(config)
+                assert plan.fleet is not None
                 with (
                     training_account(plan.config, held_by(*plan.fleet.parts)) as cost,
                     open_ray(plan.config.ray, display, plan.config.run_dir),
@@ -94,14 +97,15 @@ def _summary(config: TrainConfig, directory: RunDirectory) -> dict[str, Any]:
     from polyray.runs.jsonl import read_jsonl
 
     paths = directory.paths
-    summary: dict[str, Any] = {"adapter": str(paths.adapter), "steps": config.learner.steps}
+    steps = len(read_jsonl(paths.metrics))
+    summary: dict[str, Any] = {"adapter": str(paths.adapter), "steps": steps}
     if config.evaluation is None:
         return summary
     metric = config.evaluation.best_metric
     results = [(line["version"], line.get(metric)) for line in read_jsonl(paths.dynamics)]
     stopping = EarlyStopping.of(config.evaluation, results)
     if stopping.is_over:
-        summary |= {"steps": len(read_jsonl(paths.metrics)), "ended": stopping.why_over(metric)}
+        summary["ended"] = stopping.why_over(metric)
     if stopping.best is not None:
         summary["best"] = {
             "adapter": str(paths.best),

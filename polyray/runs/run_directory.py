@@ -74,6 +74,8 @@ RESUMABLE_KEYS: tuple[str, ...] = (
     "reward.service.*",
     "reward.client.*",
     "monitors",
+    "max_concurrent_trials",
+    "max_failures",
 )
 """Dotted keys that may differ on a resume: length, logs, limits and resources of the run.
 
@@ -174,6 +176,11 @@ class RunPaths:
     def judge(self) -> Path:
         """judgements.jsonl, summary.json and the judge's answers."""
         return self.root / "judge"
+
+    @property
+    def tune(self) -> Path:
+        """Ray Tune's state of a sweep; exists once its trials begin."""
+        return self.root / "tune"
 
     @property
     def figures(self) -> Path:
@@ -354,7 +361,7 @@ def _has_begun(paths: RunPaths) -> bool:
     """False where an earlier start failed before its first step: there is nothing to contradict yet."""
     logged = paths.metrics.is_file() and paths.metrics.stat().st_size > 0
     written = logged or paths.done.is_file() or paths.evaluation.is_dir() or paths.judge.is_dir()
-    return written or any(paths.checkpoints.glob("*"))
+    return written or paths.tune.is_dir() or any(paths.checkpoints.glob("*"))
 
 
 def _is_resumable(key: str, resumable_keys: tuple[str, ...]) -> bool:

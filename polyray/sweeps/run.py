@@ -16,14 +16,23 @@ import ray.tune as tune
 from ray.tune.callback import Callback as TuneCallback
 
 from polyray.cluster.session import NAMESPACE, check_placement
+from polyray.config.base import as_json
 from polyray.config.sweep import SweepConfig
-from polyray.errors import Stopped
+from polyray.errors import ConfigError, Stopped
 from polyray.report.sweep.trials import Trial, TrialStatus, write_trials
 from polyray.runs.atomic import atomic_write_text
 from polyray.runs.jsonl import read_jsonl
 from polyray.runs.progress import ProgressDisplay
-from polyray.runs.run_directory import RunDirectory, RunPaths
-from polyray.sweeps.plan import TRIAL_CPUS, TrialPlan, at_once, largest_rank, parts_at_once, trial_dir
+from polyray.runs.run_directory import RunDirectory, RunPaths, refused_differences
+from polyray.sweeps.plan import (
+    TRIAL_CPUS,
+    TrialPlan,
+    at_once,
+    largest_rank,
+    parts_at_once,
+    trial_dir,
+    trial_plan,
+)
 from polyray.sweeps.scheduler import scheduler_of
 from polyray.sweeps.search import TrialSearcher, open_settings
 from polyray.sweeps.table import TrialTable, in_words, reason_of
@@ -32,7 +41,6 @@ from polyray.sweeps.trial import STEP, TRIAL, SweepWork, run_trial
 if TYPE_CHECKING:
     from polyray.launch.fleet import Fleet
 
-EXPERIMENT = "tune"
 HOUR_S = 3600.0
 OLD_OUTPUT = {"RAY_AIR_NEW_OUTPUT": "0"}
 """Setting against Tune's newer output: it prints a banner for any `verbose`, and counts trials to infinity."""
@@ -68,14 +76,14 @@ def run_trials(
 
     With a search, `plans` are stand-ins for trials that it has yet to suggest.
     """
-    config = _with_own_file(config, directory.paths.root)
+    config = _with_own_file(config, plans, directory.paths)
     work = SweepWork(config, fleet, uuid.uuid4().hex)
     trainable = tune.with_resources(partial(run_trial, work=work), {"CPU": TRIAL_CPUS})
-    experiment = directory.paths.root / EXPERIMENT
+    experiment = directory.paths.tune
     searcher = TrialSearcher.of_this_process = TrialSearcher(config, open_settings(config))
     watch = _Watch.of_this_process = _Watch(config, searcher, plans[0].config.learner.steps, fleet, display)
     run_config = tune.RunConfig(
-        name=EXPERIMENT,
+        name=experiment.name,
         storage_path=str(experiment.parent),
         failure_config=tune.FailureConfig(max_failures=config.max_failures),
         callbacks=[watch],
@@ -110,11 +118,25 @@ def run_trials(
     return trials
 
 
-def _with_own_file(config: SweepConfig, root: Path) -> SweepConfig:
-    """The same with a copy of the training file: trials that begin hours later do not see it edited."""
-    own = root / "train.yaml"
+def _with_own_file(config: SweepConfig, plans: list[TrialPlan], paths: RunPaths) -> SweepConfig:
+    """The same with a copy of the training file: trials that begin hours later do not see it edited.
+
+    Raises ConfigError where it was edited since the sweep began: its trials would no longer be comparable.
+    """
+    own = paths.root / "train.yaml"
+    copied = config.model_copy(update={"train": str(own)})
+    if paths.tune.is_dir() and own.is_file():
+        first = plans[0]
+        before = trial_plan(copied, 0, first.parameters, first.seed).config
+        changed = refused_differences(as_json(before), as_json(first.config))
+        if changed:
+            lines = "".join(f"\n  {key}: {old} -> {new}" for key, (old, new) in changed.items())
+            raise ConfigError(
+                f"{config.train} has changed since the sweep began:{lines}\nput it back, or give the sweep another "
+                "name (name=...)"
+            )
     atomic_write_text(own, Path(config.train).read_text(encoding="utf-8"))
-    return config.model_copy(update={"train": str(own)})
+    return copied
 
 
 def _end_early(trial: Any) -> None:
@@ -187,8 +209,13 @@ class _Watch(TuneCallback):
         """Note a trial that ended at its last step, or on request."""
         self._ended(trial.config[TRIAL])
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note a trial that failed and is tried again."""
+        plan = self._searcher.plan(trial.config[TRIAL])
+        self._display.note(f"{plan.trial_id} failed and is tried again: {_reason(trial)}")
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note a trial that failed, for good or before another try."""
+        """Note a trial that failed for good."""
         number = trial.config[TRIAL]
         self._errors[number] = _reason(trial)
         self._ended(number)
@@ -208,7 +235,8 @@ class _Watch(TuneCallback):
 
             assert isinstance(self._fleet.pool, SharedPool)
             self._fleet.pool.forget(self._searcher.plan(number).trial_id)
-        self._display.update(phase="trials", step=len(self._seconds), total=self._config.num_trials)
+        total = self._config.num_trials
+        self._display.update(phase="trials", step=total - self._searcher.num_left, total=total)
 
     def _trial(self, number: int, plan: TrialPlan) -> Trial:
         paths = RunPaths(trial_dir(self._config, plan.trial_id))

@@ -14,7 +14,7 @@ from polyray.config.paths import relative_to
 from polyray.config.prompts import ArmSpec
 from polyray.config.run import WARM_START, EvaluateConfig
 from polyray.config.sweep import ARM, SweepConfig
-from polyray.errors import MissingFiles, ResourceError
+from polyray.errors import LearnerError, MissingFiles
 from polyray.sweeps.plan import TrialPlan, trial_dir
 
 if TYPE_CHECKING:
@@ -89,9 +89,9 @@ def sweep(
                 trials = run_trials(config, plans, fleet, directory, display)
                 finished = [trial.trial_id for trial in trials if trial.status == "done"]
                 if not finished:
-                    raise ResourceError(
-                        f"none of the {len(trials)} trials came to its end; "
-                        f"{trials[0].trial_id}: {trials[0].error}"
+                    failed = next((trial for trial in trials if trial.error), trials[0])
+                    raise LearnerError(
+                        f"none of the {len(trials)} trials came to its end; {failed.trial_id}: {failed.error}"
                     )
                 display.section("evaluation", 2, 2)
                 _evaluate(evaluation_of(config, plans, finished), fleet, display)

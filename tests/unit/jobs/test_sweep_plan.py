@@ -19,8 +19,10 @@ from polyray.config.loader import build_config
 from polyray.config.sweep import SchedulerSpec, SweepConfig
 from polyray.errors import ConfigError, DataError, LearnerError
 from polyray.runs.progress import ProgressDisplay
+from polyray.runs.run_directory import RunPaths
 from polyray.sweeps import run as sweep_run
 from polyray.sweeps.plan import plan_trials, settings
+from polyray.sweeps.run import _with_own_file
 from polyray.sweeps.scheduler import scheduler_of
 from polyray.sweeps.table import ROWS, TrialTable, reason_of
 from polyray.sweeps.trial import STEP, _tried_once
@@ -249,6 +251,27 @@ def test_trial_with_a_permanent_error_is_tried_once_per_start(
             tried.append(start)
             raise error
     assert len(tried) == tries
+
+
+def test_training_file_edited_during_a_sweep_is_refused(tmp_path: Path) -> None:
+    train, paths = tmp_path / "train.yaml", RunPaths(tmp_path / "s")
+    paths.root.mkdir()
+
+    def resumed(text: str) -> SweepConfig:
+        train.write_text(text)
+        config = sweep(train=str(train))
+        return _with_own_file(config, plan_trials(config), paths)
+
+    text = Path(TRAIN).read_text()
+    resumed(text + "seed: 5\n")  # no trial has begun
+    assert resumed(text).train == str(paths.root / "train.yaml")
+    paths.tune.mkdir()
+    resumed("# a comment\n" + text)
+    with pytest.raises(
+        ConfigError, match=r"has changed since the sweep began:\n  rollout\.group_size: 16 -> 8"
+    ):
+        resumed(text.replace("group_size: 16", "group_size: 8"))
+    assert (paths.root / "train.yaml").read_text() == "# a comment\n" + text
 
 
 def test_trial_table_shows_running_trials_before_the_newest_ended_ones() -> None:

@@ -6,8 +6,10 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -17,6 +19,8 @@ from rich.console import Console
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from polyray.errors import ConfigError, DataError
+from polyray.launch import fleet as fleet_module
+from polyray.launch import plan as plan_module
 from polyray.launch import train as train_job
 from polyray.launch.fleet import Fleet
 from polyray.launch.plan import RunPlan, plan_training
@@ -73,7 +77,7 @@ def test_done_names_the_reason_of_the_end_and_the_best_version(
         directory.mark_done(_summary(config, directory))
         summary = json.loads(directory.paths.done.read_text())
         assert summary["best"] == {"adapter": str(tmp_path / "run" / "best"), "version": 1, "pass_at_1": 0.4}
-        assert summary["steps"] == (3 if ended else 9)
+        assert summary["steps"] == 3
         assert ("2 validations in a row without" in summary.get("ended", "")) == ended
         stream = io.StringIO()
         _show_outcome(directory, ProgressDisplay(console=Console(file=stream, width=300)))
@@ -91,6 +95,33 @@ def test_finished_run_resumes_with_more_patience_only(tmp_path: Path) -> None:
         assert not directory.finished
     with pytest.raises(ConfigError, match=r"evaluation\.every: 10 -> 3"):
         RunDirectory.open(_config(tmp_path, patience=4, every=3))
+
+
+def test_finished_run_with_more_steps_trains_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+
+    def train_to_the_end(plan: Any, directory: RunDirectory, *_: Any) -> None:
+        steps = plan.config.learner.steps
+        trained.append(steps)
+        _write(directory.paths.metrics, *({"step": step} for step in range(steps)))
+        directory.mark_done(_summary(plan.config, directory))
+
+    @contextmanager
+    def opened(*_: Any) -> Iterator[None]:
+        yield
+
+    def planned(config: TrainConfig) -> Any:
+        return SimpleNamespace(config=config, fleet=SimpleNamespace(parts=()))
+
+    monkeypatch.setattr(train_job, "train", train_to_the_end)
+    for name in ("open_ray", "open_fleet"):
+        monkeypatch.setattr(fleet_module, name, opened)
+    monkeypatch.setattr(plan_module, "plan_training", planned)
+    config = _config(tmp_path)
+    longer = config.model_copy(update={"learner": config.learner.model_copy(update={"steps": 12})})
+    for asked in (config, config, longer):
+        train_job.run_training(asked)
+    assert trained == [9, 12]
 
 
 @pytest.mark.parametrize(

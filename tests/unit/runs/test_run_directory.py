@@ -22,6 +22,7 @@ from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.reward import VerifierRewardSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import PretrainConfig, RunBase, SftConfig, TrainConfig
+from polyray.config.sweep import SweepConfig
 from polyray.errors import ConfigError
 from polyray.runs.data_record import put_before, recorded_data
 from polyray.runs.run_directory import RESUMABLE_KEYS, RunDirectory, config_difference
@@ -200,6 +201,16 @@ def test_run_before_its_first_step_takes_another_configuration(tmp_path: Path) -
     assert saved(tmp_path / "a")["seed"] == 7
 
 
+def test_sweep_whose_trials_began_refuses_other_trials(tmp_path: Path) -> None:
+    values = {"name": "a", "runs_dir": str(tmp_path), "train": "t.yaml", "arms": {"x": []}, "baseline": None}
+    config = build_config(SweepConfig, {**values, "seeds": [0, 1]})
+    RunDirectory.open(config).close()
+    (tmp_path / "a" / "tune").mkdir()
+    with pytest.raises(ConfigError, match="seeds"):
+        RunDirectory.open(config.model_copy(update={"seeds": (0, 1, 2)}))
+    RunDirectory.open(config.model_copy(update={"max_concurrent_trials": 1, "max_failures": 5})).close()
+
+
 def test_callers_may_name_their_own_resumable_keys(tmp_path: Path) -> None:
     begun(PretrainConfig(name="a", runs_dir=str(tmp_path), steps=5))
     longer = PretrainConfig(name="a", runs_dir=str(tmp_path), steps=6)
@@ -288,6 +299,7 @@ def test_every_resumable_key_exists_in_some_configuration() -> None:
         PretrainConfig(),
     )
     known = {key for config in configs for key in config_difference({}, config.model_dump(mode="json"))}
+    known |= set(SweepConfig.model_fields)
     unknown = [
         key
         for key in RESUMABLE_KEYS
