@@ -32,6 +32,8 @@ class FairQueue(Generic[MessageT]):
         """Messages of each run with their costs; the run with the least recent turn is first."""
         self._had: dict[str, float] = {}
         """Cost of all that a run has had."""
+        self._level = 0.0
+        """What the run of the last turn had had before it."""
         self._current: str | None = None
         self._began = 0.0
         self.slice_s = 0.0
@@ -52,7 +54,8 @@ class FairQueue(Generic[MessageT]):
         """Append to the run's queue."""
         queue = self._queues.setdefault(run, deque())
         if not queue:
-            level = min((self._had[other] for other, theirs in self._queues.items() if theirs), default=0.0)
+            waiting = (self._had[other] for other, theirs in self._queues.items() if theirs)
+            level = min(waiting, default=self._level)
             self._had[run] = max(self._had.get(run, 0.0), level)
         queue.append((message, cost))
 
@@ -71,6 +74,7 @@ class FairQueue(Generic[MessageT]):
                     self._began = self._clock()
                 self._queues[run].popleft()
                 self._queues[run] = self._queues.pop(run)
+                self._level = self._had[run]
                 self._had[run] += cost
                 self._current, self._expected_until = run, 0.0
                 return message

@@ -78,6 +78,17 @@ def test_runs_take_turns_in_proportion_to_their_shares() -> None:
     assert [any_of(late) for _ in range(6)] == ["late", "a"] * 3
 
 
+def test_newcomer_is_level_with_a_run_that_waits_for_nothing() -> None:
+    turns: FairQueue[str] = FairQueue()
+    for _ in range(100):
+        turns.put("old", "old", cost=1.0)
+        any_of(turns)
+    for run in ("new", "old"):
+        for _ in range(4):
+            turns.put(run, run, cost=1.0)
+    assert [any_of(turns) for _ in range(6)] == ["new", "old"] * 3
+
+
 def test_refused_items_wait_in_their_order() -> None:
     turns: FairQueue[int] = FairQueue()
     assert (any_of(turns), bool(turns)) == (None, False)
