@@ -18,6 +18,7 @@ service around them is polyray/serving/reward.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,11 @@ def _build_callable(spec: Any, plan: RewardPlan, device: str) -> Reward:
 
 
 def _calling(function: LoadedFunction, spec: Any, plan: RewardPlan, device: str) -> Reward:
+    version = version_of(
+        [function.version, as_json(plan.task), spec.score_range]
+    )  # all that a score depends on
     return PythonReward(
-        function,
+        replace(function, version=version),
         build_task(plan.task, device),
         plan.diversity,
         score_range=spec.score_range,

@@ -100,6 +100,16 @@ def test_verifier_plan_agrees_with_the_task_and_its_version() -> None:
     assert reward.version == others[0].version != others[1].version
 
 
+def test_python_plan_has_another_version_for_another_task_or_range() -> None:
+    spec = PythonRewardSpec(path="mine.py:score")
+    halved = PythonRewardSpec(path="mine.py:score", score_range=(0.0, 0.5))
+    versions = [
+        plan_reward(reward, task).build().version
+        for reward, task in ((spec, GRID), (halved, GRID), (spec, HiddenTrapGridSpec()), (spec, GRID))
+    ]
+    assert len(set(versions[:3])) == 3 and versions[3] == versions[0]
+
+
 def test_python_plan_runs_from_the_text_read_on_the_driver(own_reward: Path) -> None:
     spec = PythonRewardSpec(path="mine.py:score")
     plan = plan_reward(spec, GRID)
