@@ -47,7 +47,6 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 your input or the machine's resources, 130 stopped by a signal"
 TRACEBACK_VARIABLE = "POLYRAY_TRACEBACK"
 OWN_PACKAGES = ("", "polyray", "jobs", "services", "benchmarks")
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)

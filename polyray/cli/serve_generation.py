@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from polyray.cli.arguments import LOCAL_HOSTS, parse, wait_for_signal
+from polyray.cli.arguments import parse, wait_for_signal
 from polyray.config.generation import GenerationServeConfig
+from polyray.config.service import LOCAL_HOSTS
 from polyray.errors import EXIT_OK, MissingFiles
 from polyray.launch.serve import check_generation, open_generation
-
-if TYPE_CHECKING:
-    pass
 
 EXAMPLE = {"prompt": "37|b1>e4=", "k": 4}
 

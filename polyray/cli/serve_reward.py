@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from polyray.cli.arguments import LOCAL_HOSTS, JobArguments, parse, wait_for_signal
+from polyray.cli.arguments import JobArguments, parse, wait_for_signal
 from polyray.config.serve import RewardServeConfig
-from polyray.config.service import ServiceSpec
+from polyray.config.service import LOCAL_HOSTS, ServiceSpec
 from polyray.errors import EXIT_OK, PolyrayError
 from polyray.launch.serve import check_reward_models, open_reward_models
 
@@ -27,13 +27,17 @@ def serve_reward(argv: Sequence[str] | None, description: str | None) -> int:
     if args.check:
         return args.print_check(derived=lambda: _derived(config))
     with open_reward_models(config) as (address, token):
+        from polyray.serving.reward.configuration import ReplicaConfiguration
         from polyray.serving.reward.run import reload_reward_service
 
-        service = config.how_it_runs
+        service, served = config.how_it_runs, ReplicaConfiguration.from_config(config)
         print(_announcement(address.url, service.host, token is not None), flush=True)
 
         def load(configuration: ReplicaConfiguration) -> str | None:
-            return reload_reward_service(config.name, configuration, token, service)
+            nonlocal served
+            error = reload_reward_service(config.name, configuration, served, token, service)
+            served = configuration if error is None else served
+            return error
 
         wait_for_signal(lambda reloads: print(_reload(argv, config, reloads, load), flush=True))
     return EXIT_OK

@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 from polyray.config.base import StrictModel
 from polyray.config.node_labels import NodeLabels
 
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+"""Addresses that other machines cannot reach."""
+
 
 class AutoscalingSpec(StrictModel):
     """Replicas that come and go with the load."""

@@ -207,6 +207,7 @@ class ServiceInfo(BaseModel):
     reload_error: str | None = Field(
         description="why the last new configuration was refused; the one before it still serves"
     )
+    refused_revision: str | None = Field(default=None, description="of that configuration")
     models: list[ModelInfo]
 
 

@@ -18,6 +18,8 @@ from starlette.exceptions import HTTPException
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+MAX_DEPTH = 100
+"""Deepest nesting: pydantic writes about 250 levels, and the answer of a request has its metadata."""
 _JSON_TYPE = re.compile(r"application/([\w.-]+\+)?json\s*(;.*)?", re.IGNORECASE)
 
 
@@ -55,7 +57,19 @@ def parse_json(body: bytes) -> Any:
         raise _invalid(str(error)) from None
     except RecursionError:
         raise _invalid("nested too deeply") from None
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deep(value):
+        raise _invalid(f"nested more than {MAX_DEPTH} deep")
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_DEPTH):
+        containers = [inner.values() if isinstance(inner, dict) else inner for inner in level]
+        level = [inner for values in containers for inner in values if isinstance(inner, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ray.serve.context import _get_global_client  # the only way to learn a runn
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
+from polyray.config.service import LOCAL_HOSTS
 from polyray.errors import PolyrayError, ResourceError
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class Listening:
     """Prefix of `port` and `host` in the configuration; empty at its top level."""
     any_port: bool = False
     """The port is a default: where it is taken another one will do."""
+    guarded: bool = True
+    """Callers need a token, or none can do harm."""
 
     @property
     def who(self) -> str:
@@ -47,7 +50,8 @@ class Listening:
 def ensure_serve(listening: Listening) -> tuple[str, int]:
     """(host, port) of the cluster's Serve, which is started unless it runs already.
 
-    Raises ResourceError where the port is taken, or Serve listens on another one.
+    Raises ResourceError where the port is taken, where Serve listens on another one, and where a service for this
+    machine alone that asks for no token would be reachable from others.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells of every deployment
     try:
@@ -72,7 +76,13 @@ def ensure_serve(listening: Listening) -> tuple[str, int]:
             f"{setting}={listening.port}, but this Ray cluster's Serve listens on port {running.port}; "
             f"set {setting} to {running.port} or 0, or start a Ray of your own"
         )
-    return running.host or listening.host, running.port
+    host = running.host or listening.host
+    if not listening.guarded and listening.host in LOCAL_HOSTS and host not in LOCAL_HOSTS:
+        raise ResourceError(
+            f"{listening.settings}host={listening.host}, but this Ray cluster's Serve listens on {host}, and the "
+            "service asks for no token: others could call it; set POLYRAY_API_TOKEN, or start a Ray of your own"
+        )
+    return host, running.port
 
 
 def free_port(listening: Listening) -> int:

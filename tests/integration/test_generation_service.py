@@ -116,6 +116,9 @@ async def test_candidates_are_scored_by_the_services_own_reward(service: Generat
         assert [each["score"] for each in scored["answer"]["candidates"]] == scores
         stored = (await client.get(f"/v1/candidates/{later['id']}")).json()
         assert stored["answer"] == scored["answer"]
+    app = service.app_name.removesuffix("-generation")
+    root = service.url.removesuffix("/generation")
+    assert httpx.get(f"{root}/{app}/reward/v1/info").status_code == 404  # it would answer without a token
 
 
 @pytest.mark.parametrize("stream", [False, True])

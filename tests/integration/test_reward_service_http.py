@@ -124,20 +124,24 @@ async def test_reload_under_load_loses_no_request_and_changes_versions_once_per_
             assert score["score"] == echoed(PROMPT, f"{id(stop)} {number}")
             answers.append((score["components"]["pid"], answer["version"]))
 
-    def reload(source: str, revision: str) -> str | None:
-        return reload_reward_service("echo-test", models(source, revision), SecretStr(TOKEN), SERVICE)
+    slow_to_load = "import time\ntime.sleep(0.5)\n" + ECHO
+    second = models(slow_to_load, "2")
+
+    def reload(new: ReplicaConfiguration, served: ReplicaConfiguration) -> str | None:
+        return reload_reward_service("echo-test", new, served, SecretStr(TOKEN), SERVICE)
 
     async with client(service) as http:
         asking = [asyncio.create_task(ask_all_the_time(http)) for _ in range(6)]
         await asyncio.sleep(0.5)
         before = len(answers)
-        assert await asyncio.to_thread(reload, "import time\ntime.sleep(0.5)\n" + ECHO, "2") is None
+        assert await asyncio.to_thread(reload, second, models(ECHO, "1")) is None
         loaded = len(answers)
-        refused = await asyncio.to_thread(reload, "import not_there\n" + ECHO, "3")
+        refused = await asyncio.to_thread(reload, models("import not_there\n" + ECHO, "3"), second)
         await asyncio.sleep(0.3)
         stop.set()
         await asyncio.gather(*asking)
         info = (await http.get("/v1/info")).json()
+        assert await asyncio.to_thread(reload, models(slow_to_load, "4"), second) is None
     assert refused is not None and "No module named 'not_there'" in refused
     assert info["revision"] == "2"
     assert before < loaded < len(answers)  # answered before, during and after

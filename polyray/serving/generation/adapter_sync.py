@@ -95,7 +95,11 @@ class ServedAdapters:
         async with self._changing:
             if key in self._configured:
                 raise AdapterConflict(f"{key!r} is in the configuration; take it out there and start again")
-            await self._remove(key)
+            try:
+                await self._remove(key)
+            except UnknownPolicy:
+                if key not in await asyncio.to_thread(self._wanted.adapters):
+                    raise
             await asyncio.to_thread(self._wanted.remove_adapter, key)
 
     async def catch_up(self, name: str | None) -> None:
@@ -112,7 +116,7 @@ class ServedAdapters:
                 await self._quietly(key, self._remove(key))
             for key, asked in stored.items():
                 if key not in self._specs:
-                    await self._quietly(key, self._add(AdapterSpec.model_validate(asked)))
+                    await self._quietly(key, self._add_asked(asked))
             for key, spec in list(self._specs.items()):
                 if spec.follow is not None:
                     await self._quietly(key, self._follow(spec))
@@ -155,6 +159,9 @@ class ServedAdapters:
         self._specs[key] = spec
         self.troubles.pop(key, None)
         return key, models
+
+    async def _add_asked(self, asked: Mapping[str, Any]) -> None:
+        await self._add(AdapterSpec.model_validate(asked))
 
     async def _remove(self, key: str) -> None:
         spec = self._specs.pop(key, None)

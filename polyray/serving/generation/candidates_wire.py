@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from polyray.config.base import StrictModel
 from polyray.config.evaluation import SelectorName
@@ -24,7 +24,15 @@ from polyray.config.generation import MAX_CANDIDATES, MAX_OVERSAMPLE
 MAX_TEXT_CHARS = 200_000
 MAX_MESSAGES = 256
 
+MAX_STOPS = 4
+
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+Stops = Annotated[
+    Annotated[Stop, Tag("text")] | Annotated[tuple[Stop, ...], Field(max_length=MAX_STOPS), Tag("texts")],
+    Discriminator(lambda value: "text" if isinstance(value, str) else "texts"),
+]
+"""Each is looked for after every token, so they are few and short."""
 FinishReason = Literal["stop", "length", "error"]
 
 
@@ -79,7 +87,7 @@ class CandidatesRequest(StrictModel):
     temperature: float = Field(default=1.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
-    stop: Text | tuple[Text, ...] | None = None
+    stop: Stops | None = None
     seed: int | None = Field(
         default=None, ge=-(2**63), lt=2**63, description="of the samples and of random picks; null: a new one"
     )

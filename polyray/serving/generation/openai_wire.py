@@ -15,9 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from polyray.config.base import StrictModel
-from polyray.serving.generation.candidates_wire import MAX_MESSAGES, ChatMessage, Text
+from polyray.serving.generation.candidates_wire import MAX_MESSAGES, ChatMessage, Stops, Text
 
-MAX_STOPS = 4
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "frequency_penalty": (0,),
@@ -46,7 +45,6 @@ DESCRIPTIONS = frozenset(
     }
 )  # fmt: skip
 """Fields that change no completion, whatever their value."""
-Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 def _kind(value: Any) -> str:
@@ -66,10 +64,6 @@ Prompts = Annotated[
     | Annotated[tuple[TokenIds, ...], Field(min_length=1), Tag("rows")]
     | Annotated[tuple[PromptText, ...], Field(min_length=1), Tag("texts")],
     Discriminator(_kind),
-]
-Stops = Annotated[
-    Annotated[Stop, Tag("text")] | Annotated[tuple[Stop, ...], Field(max_length=MAX_STOPS), Tag("texts")],
-    Discriminator(lambda value: "text" if isinstance(value, str) else "texts"),
 ]
 
 

@@ -91,7 +91,8 @@ class RequestParser:
         seed: int | None,
         stream: bool,
     ) -> ParsedRequest:
-        _at_most("the number of completions", n, self._limits.max_n, "n")
+        most = max(self._limits.max_n, len(rows))  # one of each prompt is a batch
+        _at_most("the number of completions", n * len(rows), most, "n")
         policy = self._policies.resolve(model)
         seed = secrets.randbits(SEED_BITS) if seed is None else seed
         requests = [

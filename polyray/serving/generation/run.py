@@ -1,7 +1,7 @@
 """Starts and stops a generation service on the Ray that this process is connected to.
 
-Everything is named by the configuration: applications NAME-generation and, with a reward, NAME-reward; routes
-`route_prefix` and /NAME/reward. One Serve instance, and so one HTTP address, belongs to a Ray cluster.
+Everything is named by the configuration: applications NAME-generation at `route_prefix` and, with a reward,
+NAME-reward, which has no route. One Serve instance, and so one HTTP address, belongs to a Ray cluster.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def start_generation_service(config: GenerationServeConfig, book: TokenBook) -> 
     initialised Ray.
     """
     check_build_for(config.num_gpus, config.node_labels, "num_gpus")
-    host, port = ensure_serve(Listening(config.host, config.port, config.limits.request_timeout_s, ""))
+    limit_s = config.limits.request_timeout_s
+    host, port = ensure_serve(Listening(config.host, config.port, limit_s, "", guarded=book.needs_token))
     app_name = generation_app_name(config.name)
     if app_name in serve.status().applications:
         serve.delete(app_name)
@@ -98,4 +99,4 @@ def _deploy_reward(config: GenerationServeConfig) -> StartingRewardService | Non
     if plan.is_remote:
         return None
     service = config.reward.service.model_copy(update={"port": 0, "host": config.host})
-    return deploy_reward_service(config.name, plan, spec=service)
+    return deploy_reward_service(config.name, plan, spec=service, over_http=False)

@@ -99,35 +99,54 @@ def deploy_reward_service(
     token: SecretStr | None = None,
     spec: ServiceSpec | None = None,
     any_port: bool = False,
+    over_http: bool = True,
 ) -> StartingRewardService:
-    """The same without waiting: what else has to start can start beside it."""
+    """The same without waiting: what else has to start can start beside it.
+
+    Without `over_http` it has no route, and only RewardClient reaches it.
+    """
     configuration = plan if isinstance(plan, ReplicaConfiguration) else ReplicaConfiguration.of(plan)
     spec = spec or configuration.default_spec
-    listening = Listening(spec.host, spec.port, spec.request_timeout_s, "reward.service.", any_port)
+    guarded = token is not None or any_port or not over_http
+    listening = Listening(spec.host, spec.port, spec.request_timeout_s, "reward.service.", any_port, guarded)
     host, port = ensure_serve(listening)
     app_name = reward_app_name(run_name)
     if app_name in serve.status().applications:
         serve.delete(app_name)
-    _deploy(run_name, configuration, token, spec)
+    _deploy(run_name, configuration, token, spec, over_http)
     address = RewardServiceAddress(app_name, f"http://{reachable(host)}:{port}/{run_name}/reward")
     return StartingRewardService(address, spec)
 
 
 def reload_reward_service(
-    run_name: str, configuration: ReplicaConfiguration, token: SecretStr | None, spec: ServiceSpec
+    run_name: str,
+    configuration: ReplicaConfiguration,
+    served: ReplicaConfiguration,
+    token: SecretStr | None,
+    spec: ServiceSpec,
 ) -> str | None:
     """Give the running replicas new models without a restart; wait until all that answer have them.
 
-    Returns None, or why the new configuration was refused: the old models then still serve. `token` and `spec` are
-    those of the start. The configuration needs a new revision, or nothing tells whether a replica serves it.
+    Returns None, or why the new configuration was refused: the old models then still serve, and replicas to come get
+    `served`, the configuration before. `token` and `spec` are those of the start. The configuration needs a new
+    revision, or nothing tells whether a replica serves it.
     """
+    error = _reload(run_name, configuration, token, spec)
+    if error is not None:
+        _deploy(run_name, served, token, spec)
+    return error
+
+
+def _reload(
+    run_name: str, configuration: ReplicaConfiguration, token: SecretStr | None, spec: ServiceSpec
+) -> str | None:
     _deploy(run_name, configuration, token, spec)
     handle = serve.get_app_handle(reward_app_name(run_name))
     deadline = time.monotonic() + START_TIMEOUT_S
     in_a_row = 0
     while in_a_row < ANSWERS_PER_REPLICA * spec.most_replicas:  # which replica answers is Serve's choice
         info = handle.info.remote().result(timeout_s=spec.request_timeout_s)
-        if info.reload_error is not None and info.revision != configuration.revision:
+        if info.refused_revision == configuration.revision:
             return info.reload_error
         in_a_row = in_a_row + 1 if info.revision == configuration.revision else 0
         if time.monotonic() > deadline:
@@ -142,8 +161,13 @@ def stop_reward_service(run_name: str) -> None:
 
 
 def _deploy(
-    run_name: str, configuration: ReplicaConfiguration, token: SecretStr | None, spec: ServiceSpec
+    run_name: str,
+    configuration: ReplicaConfiguration,
+    token: SecretStr | None,
+    spec: ServiceSpec,
+    over_http: bool = True,
 ) -> None:
     application = build_reward_app(configuration, token, spec)
-    target = serve.RunTarget(application, name=reward_app_name(run_name), route_prefix=f"/{run_name}/reward")
+    route = f"/{run_name}/reward" if over_http else None
+    target = serve.RunTarget(application, name=reward_app_name(run_name), route_prefix=route)
     serve.run_many([target], wait_for_applications_running=False)

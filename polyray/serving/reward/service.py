@@ -61,7 +61,10 @@ class RewardService:
         self._wanted: ReplicaConfiguration | None = None
         self._loading = asyncio.Lock()
         self._reload: asyncio.Task[None] | None = None
-        self._reload_error: str | None = None
+        self._refused: tuple[str, str] | None = None
+        """Revision of the last configuration that was refused, and why."""
+        self._serving: Mapping[str, Any] | None = None
+        """The configuration of the models."""
         self._gauges: asyncio.Task[None] | None = None
         """Ends with the replica's event loop."""
 
@@ -101,14 +104,18 @@ class RewardService:
         """
         if self._models is None:
             await asyncio.to_thread(self.load, ReplicaConfiguration.from_json(user_config))
+            self._serving = user_config
             self._gauges = asyncio.create_task(keep_set(self._set_gauges))
             return
         try:
             self._wanted = ReplicaConfiguration.from_json(user_config)
         except PolyrayError as error:
-            self._refuse(error)
+            self._refuse(error, str(user_config.get("revision", "")))
             return
-        self._reload = asyncio.get_running_loop().create_task(self._load_wanted(self._wanted))
+        if user_config != self._serving:  # the same again after one that was refused
+            self._reload = asyncio.get_running_loop().create_task(
+                self._load_wanted(self._wanted, user_config)
+            )
 
     async def score_group(
         self, prompt: Prompt, texts: list[str], want_distances: bool = False, model: str | None = None
@@ -179,7 +186,8 @@ class RewardService:
             reward_model=models.default.reward.name,
             version=models.default.reward.version,
             revision=models.revision,
-            reload_error=self._reload_error,
+            refused_revision=None if self._refused is None else self._refused[0],
+            reload_error=None if self._refused is None else self._refused[1],
             models=self.model_infos(),
         )
 
@@ -201,26 +209,28 @@ class RewardService:
         async with _Deadline(self._timeout_s):
             return await model.embed(texts)
 
-    async def _load_wanted(self, configuration: ReplicaConfiguration) -> None:
+    async def _load_wanted(self, configuration: ReplicaConfiguration, user_config: Mapping[str, Any]) -> None:
         async with self._loading:
             if configuration is not self._wanted:
                 return  # a newer one waits already
             try:
                 await asyncio.to_thread(self.load, configuration)
             except Exception as error:  # the old models still serve after any error of a new reward's code
-                self._refuse(error)
+                self._refuse(error, configuration.revision)
                 return
-        self._reload_error = None
+            self._serving = user_config
+        self._refused = None
         self.metrics.reloads.inc(1, {"outcome": "loaded"})
 
     def _set_gauges(self) -> None:
         for model in self.models.by_id.values():
             model.set_gauges()
 
-    def _refuse(self, error: Exception) -> None:
-        self._reload_error = f"{type(error).__name__}: {error}"
+    def _refuse(self, error: Exception, revision: str) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        self._refused = revision, reason
         self.metrics.reloads.inc(1, {"outcome": "failed"})
-        logger.error("the new configuration is refused, the old one still serves: %s", self._reload_error)
+        logger.error("the new configuration is refused, the old one still serves: %s", reason)
 
 
 class _Deadline:

@@ -343,14 +343,30 @@ async def test_replica_configuration_that_cannot_be_loaded_leaves_the_old_one_se
     with pytest.raises(RewardError, match="no models"):
         await service.check_health()
     seen: list[tuple[str, str | None]] = []
+    refused: list[str | None] = []
     for values in (configuration(HALF, "1"), bad, configuration(HALF, "3")):
         await service.reconfigure(values)
         await settled(service)
         info = await service.info()
         seen.append((info.revision, info.reload_error))
+        refused.append(info.refused_revision)
         assert (await service.score_group(Prompt("1", PROMPT), ["a"])).rewards_G.tolist() == [0.5]
     assert [revision for revision, _ in seen] == ["1", "1", "3"]
     assert message in str(seen[1][1]) and seen[2][1] is None
+    assert refused == [None, bad.get("revision", ""), None]
+
+
+async def test_replica_that_gets_its_configuration_back_loads_nothing() -> None:
+    service = RewardService(spec_of())
+    good = configuration(HALF, "1")
+    await service.reconfigure(good)
+    models = service.models
+    for values in (configuration(BROKEN, "2"), good):
+        await service.reconfigure(values)
+        await settled(service)
+    info = await service.info()
+    assert service.models is models and (info.revision, info.refused_revision) == ("1", "2")
+    assert "not_there" in str(info.reload_error)
 
 
 def test_replica_configuration_is_read_from_json_and_from_the_form_of_files() -> None:

@@ -312,6 +312,7 @@ async def test_openai_client_reads_answers_streams_and_conversations(service: Ge
         ({"logprobs": 4}, 400, "logprobs .*4.* 3", "logprobs"),
         ({"temperature": -1}, 400, "greater than or equal to 0", "temperature"),
         ({"stop": ["a"] * 5}, 400, "at most 4", "stop"),
+        ({"prompt": [PROMPT] * 3, "n": 11}, 400, "33.* 32", "n"),
         ({"prompt": "1" * 20_001}, 413, "20000 bytes", None),
     ],
 )
@@ -460,6 +461,9 @@ async def test_candidates_stream_ends_with_the_whole_answer(alice: httpx.AsyncCl
         ({"score": True}, "score=True .*reward"),
         ({"selector": "best"}, "selector"),
         ({"beams": 3}, "beams"),
+        ({"stop": ["a"] * 5}, "at most 4"),
+        ({"stop": "a" * 257}, "at most 256"),
+        ({"metadata": {"a": json.loads("[" * 99 + "]" * 99)}}, "nested more than 100 deep"),
     ],
 )
 async def test_candidates_invalid_request_is_refused(

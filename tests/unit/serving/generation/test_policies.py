@@ -180,6 +180,22 @@ async def test_adapters_requested_at_another_replica_are_loaded_once(tmp_path: P
     assert policies.names() == ["base", "a", "b"]
 
 
+async def test_remembered_adapter_that_cannot_be_loaded_can_be_removed(tmp_path: Path) -> None:
+    wanted = Wanted()
+    wanted.specs = {"gone": {"path": str(tmp_path / "gone")}, "of a later schema": {"place": 1}}
+    write_adapter(tmp_path / "first", "a")
+    wanted.specs["first"] = {"path": str(tmp_path / "first")}
+    _, policies, served = await started(tmp_path, wanted=wanted)
+    assert policies.names() == ["base", "first"]
+    assert set(served.troubles) == {"gone", "of a later schema"}
+    await served.remove("gone")
+    assert set(wanted.specs) == {"of a later schema", "first"} and set(served.troubles) == {
+        "of a later schema"
+    }
+    with pytest.raises(UnknownPolicy):
+        await served.remove("gone")
+
+
 async def test_adapters_pushed_out_are_forgotten(tmp_path: Path) -> None:
     wanted = Wanted()
     _, policies, served = await started(tmp_path, 1, wanted)
