@@ -27,6 +27,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic import BaseModel
 
+from polyray.cluster.lost import end_with_ray
 from polyray.config.base import as_json
 from polyray.config.loader import load_config
 from polyray.config.paths import put_root_on_path
@@ -196,6 +197,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     defects and keep their traceback.
     """
     put_root_on_path()
+    end_with_ray()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with naming_the_extra():

@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from polyray.capacity.bundles import Machine, Misfit, Part, misfit
 from polyray.cluster.joining import join
+from polyray.cluster.lost import watched_ray
 from polyray.config.paths import import_path
 from polyray.config.run import RaySpec
 from polyray.errors import ResourceError
@@ -81,7 +82,8 @@ def ray_session(spec: RaySpec, environment: Mapping[str, str] | None = None) -> 
     with _own_sigterm():
         context = _connect(spec, address, runtime_env)
     try:
-        yield f"http://{context.dashboard_url}" if context.dashboard_url else "off (ray.dashboard=false)"
+        with watched_ray():
+            yield f"http://{context.dashboard_url}" if context.dashboard_url else "off (ray.dashboard=false)"
     finally:
         ray.shutdown()
         if "ray.serve.context" in sys.modules:  # else the next session would ask the controller of this one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from polyray.errors import EXIT_FAILURE
 from tests.conftest import REPOSITORY_ROOT
 
 GONE = "127.0.0.1:1"
@@ -31,6 +33,50 @@ with ray_session(RaySpec(num_cpus=2, object_store_mib=80)):
     state, seconds = ray.get(ray.remote(Asking).remote().alive.remote())
 print(json.dumps({"state": state, "seconds": seconds, "left": os.environ.get("RAY_GCS_SERVER_PORT")}))
 """
+
+
+GROUP_PROGRAM = """
+import asyncio, ray
+from polyray.cli.arguments import run
+from polyray.cluster.session import ray_session
+from polyray.config.run import RaySpec
+
+class Never:
+    async def answer(self):
+        await asyncio.sleep(1e6)
+
+def main():
+    with ray_session(RaySpec(num_cpus=1, object_store_mib=80, dashboard=False)):
+        never = ray.remote(Never).options(max_restarts=-1, max_task_retries=-1).remote()
+        try:
+            print("up", flush=True)
+            ray.get(never.answer.remote())
+        finally:
+            ray.get(never.answer.remote())  # as Serve's client on the way out
+
+run(main)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="process groups")
+def test_command_ends_soon_after_a_signal_to_its_group() -> None:
+    with tempfile.TemporaryDirectory(prefix="pr-", ignore_cleanup_errors=True) as directory:
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        process = subprocess.Popen(
+            [sys.executable, "-c", GROUP_PROGRAM],
+            cwd=REPOSITORY_ROOT,
+            env={**environment, "RAY_TMPDIR": directory, "PYTHONPATH": str(REPOSITORY_ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        os.killpg(process.pid, signal.SIGTERM)
+        _, errors = process.communicate(timeout=90)
+        assert process.returncode == EXIT_FAILURE
+        assert "error: Ray's raylet has ended" in errors and "start the same command again" in errors
 
 
 @pytest.mark.slow  # a Ray with its dashboard starts
