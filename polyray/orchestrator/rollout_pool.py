@@ -19,6 +19,7 @@ import itertools
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,10 +163,10 @@ class RolloutPool:
 
     def deliver(self, payload: PolicyUpdate, timeout_s: float) -> list[SyncAck]:
         """Blocks until every worker has answered for this version."""
-        ref = ray.put(payload)
-        return [
-            ack for ack, _ in ray.get([w.handle.deliver.remote(ref) for w in self.workers], timeout=timeout_s)
-        ]
+        with _lost_engines(f"delivery.timeout_s={timeout_s:g}"):
+            ref = ray.put(payload)
+            answers = ray.get([w.handle.deliver.remote(ref) for w in self.workers], timeout=timeout_s)
+        return [ack for ack, _ in answers]
 
     def sample(self, requests: Iterable[GroupRequest]) -> Iterator[Group]:
         """Groups as they finish, with every engine kept full; order is not that of the requests.
@@ -189,7 +190,9 @@ class RolloutPool:
                 )
             for ref in done:
                 self._submit(waiting, running.pop(ref), running)
-            for groups in ray.get(done):
+            with _lost_engines(f"rollout.group_timeout_s={rollout.group_timeout_s:g}"):
+                answers = ray.get(done)
+            for groups in answers:
                 yield from groups
 
     def shutdown(self) -> None:
@@ -323,6 +326,20 @@ def _pass_on_user_errors(error: BaseException) -> None:
     cause = root_cause(error)
     if is_user_error(cause):
         raise cause from error
+
+
+@contextmanager
+def _lost_engines(limit: str) -> Iterator[None]:
+    """Says in words that an engine has ended, or has not answered within `limit` (key=seconds)."""
+    try:
+        yield
+    except ray.exceptions.RayActorError as error:
+        raise RolloutError(
+            f"an engine has ended ({str(error).splitlines()[0]}); the machine may be out of memory; start the same "
+            "command again: what was sampled is kept"
+        ) from error
+    except ray.exceptions.GetTimeoutError as error:
+        raise RolloutError(f"an engine has not answered within {limit} s; raise it") from error
 
 
 def _first_cause(error: BaseException) -> str:

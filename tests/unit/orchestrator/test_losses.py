@@ -11,6 +11,7 @@ import ray
 import ray.exceptions
 
 from polyray.config.rollout import RolloutSpec
+from polyray.errors import RolloutError
 from polyray.launch.trainer import TellCoordinator
 from polyray.orchestrator import rollout_pool
 from polyray.orchestrator.coordinator import DRAIN, NOT_READY, BatchLease, Coordinator
@@ -289,3 +290,15 @@ def test_the_keeper_of_a_shared_fleet_shares_its_starters_node(monkeypatch: pyte
     monkeypatch.setattr(rollout_pool, "on_this_node", lambda: "here")
     rollout_pool.SharedPool("sweep", RolloutSpec(num_workers=2))
     assert [options["scheduling_strategy"] for options in asked] == ["here"]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (DIED, "an engine has ended .*start the same command again"),
+        (ray.exceptions.GetTimeoutError(), "not answered within delivery.timeout_s=3 s"),
+    ],
+)
+def test_engine_that_is_lost_to_an_evaluation_is_an_error_in_words(error: Exception, message: str) -> None:
+    with pytest.raises(RolloutError, match=message), rollout_pool._lost_engines("delivery.timeout_s=3"):
+        raise error
