@@ -21,7 +21,7 @@ from polyray.cli.arguments import parse
 from polyray.config.sweep import SweepConfig
 from polyray.errors import EXIT_OK
 from polyray.sweeps.plan import derived_sizes, plan_trials, with_default_metric
-from polyray.sweeps.study import check_inputs, evaluation_of, run_sweep
+from polyray.sweeps.study import check_inputs, run_sweep
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,10 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = replace(args, config=with_default_metric(args.config))
     plans = plan_trials(args.config, allow_many=args.namespace.yes)
     if args.check:
-        evaluation_of(args.config, plans, [plan.trial_id for plan in plans])
         return args.print_check(
             derived=lambda: derived_sizes(args.config, plans),
-            inputs=lambda: check_inputs(plans, only_look=True),
+            inputs=lambda: check_inputs(args.config, plans, only_look=True),
         )
     run_sweep(args.config, plans)
     return EXIT_OK

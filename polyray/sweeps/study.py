@@ -46,20 +46,23 @@ def run_sweep(config: SweepConfig, plans: list[TrialPlan]) -> None:
 
     with ProgressDisplay() as display, RunDirectory.open(config) as directory:
         if not directory.finished:
-            check_inputs(plans)
+            check_inputs(config, plans)
             sweep(config, plans, evaluation, directory, display)
         _show(directory, display)
 
 
-def check_inputs(plans: list[TrialPlan], *, only_look: bool = False) -> None:
-    """Looks at the inputs of all trials; trials that read the same files are looked at once."""
-    from polyray.launch.plan import check_training, plan_training
+def check_inputs(config: SweepConfig, plans: list[TrialPlan], *, only_look: bool = False) -> None:
+    """Looks at the inputs of all trials and of the evaluation at the end; trials that read the same files are looked
+    at once."""
+    from polyray.launch.plan import check_evaluation, check_training, plan_training
 
     missing = MissingFiles()
     different = {json.dumps([as_json(plan.config)[key] for key in READ]): plan for plan in plans}
     for plan in different.values():
         with missing.noted():
             check_training(plan.config) if only_look else plan_training(plan.config)
+    with missing.noted():
+        check_evaluation(evaluation_of(config, plans, []))
     missing.raise_if_any()
 
 
