@@ -200,8 +200,15 @@ def _difference(pair: PairComparison) -> str:
     p = "p < .001" if pair.p_adjusted < 0.001 else f"p {_number(pair.p_adjusted)}"
     text = f"{_signed(pair.difference)} [{_signed(low)}, {_signed(high)}]"
     shown = f"**{text}**" if is_shown(pair) else text
-    same = ", equal" if pair.non_inferiority is not None and pair.non_inferiority.equivalent else ""
-    return f"{shown} {p}{same}"
+    return f"{shown} {p}{', equal' if is_equal(pair) else ''}"
+
+
+def is_equal(pair: PairComparison) -> bool:
+    """Whether equivalence is shown by its tests over prompts and by the interval that covers other seeds."""
+    test, interval = pair.non_inferiority, pair.hierarchical
+    if test is None or not test.equivalent:
+        return False
+    return interval is None or (interval.low > -test.margin and interval.high < test.margin)
 
 
 def is_shown(pair: PairComparison) -> bool:
@@ -225,7 +232,7 @@ def _aims(name: str) -> list[str]:
     lines = [
         f"- pass@1 of {reference} within 2 % of the best arm's: **{_yes(own[PASS_1] >= (1 - MARGIN_SHARE) * most)}** "
         f'({_number(own[PASS_1])}, {first} {_number(most)}). "Equal" in the table: two one-sided tests within this '
-        "margin.",
+        "margin, and the interval lies within it.",
         f"- No baseline has a higher pass@{AT_K}: **{_yes(not above)}**"
         + (
             f" ({', '.join(f'{arm} {_number(means[PASS_8][arm].value)}' for arm in above)})."
