@@ -110,12 +110,17 @@ class Evaluation:
 
     @property
     def usq_at_k(self) -> dict[str, dict[int, float]]:
-        """Model -> k -> expected quality of the completion that a selector picks out of k."""
+        """Model -> k -> expected quality of the completion that a selector picks out of k; without the models that
+        were trained on the reward that picks."""
         return self._values("usq_at_k")
 
     def _values(self, metric: str) -> dict[str, dict[int, float]]:
         models = self.metrics["models"].items()
-        return {name: {int(k): at["value"] for k, at in found[metric].items()} for name, found in models}
+        return {
+            name: {int(k): at["value"] for k, at in found[metric].items()}
+            for name, found in models
+            if metric in found
+        }
 
     def __str__(self) -> str:
         from polyray.evaluation.summary import summary_table

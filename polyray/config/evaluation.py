@@ -79,6 +79,14 @@ class EvaluationSpec(StrictModel):
                 "unbiased estimate; "
                 f"raise num_samples or lower k"
             )
+        if self.margin is not None and self.ks[0] != 1:
+            raise ValueError(
+                f"margin={self.margin} is of pass@1, and ks={list(self.ks)} begin with another k; add 1"
+            )
+        if self.margin is not None and self.confidence <= 0.5:
+            raise ValueError(
+                f"margin={self.margin} needs a confidence above 0.5, not {self.confidence}: alpha is 1 - confidence"
+            )
         pairwise = [name for name in self.text_metrics if name in PAIRWISE_TEXT_METRICS]
         if pairwise and self.num_samples < 2:
             raise ValueError(

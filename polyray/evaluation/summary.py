@@ -19,7 +19,7 @@ def summary_table(metrics: dict[str, Any]) -> str:
     columns += [(metric, ks[-1], title) for metric, title in COLUMNS]
     lines = [["model", *(title.format(k=k) for _, k, title in columns)]]
     for name, values in models.items():
-        lines.append([name, *(_cell(values[metric][str(k)]) for metric, k, _ in columns)])
+        lines.append([name, *(_cell(values.get(metric), k) for metric, k, _ in columns)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     rows = [
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
@@ -32,5 +32,8 @@ def summary_table(metrics: dict[str, Any]) -> str:
     return "\n".join([*rows, footer])
 
 
-def _cell(entry: dict[str, float]) -> str:
+def _cell(by_k: dict[str, dict[str, float]] | None, k: int) -> str:
+    if by_k is None:  # trained on the reward that would pick
+        return "refused"
+    entry = by_k[str(k)]
     return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
