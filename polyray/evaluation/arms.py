@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from polyray.config.evaluation import EvaluationSpec
 from polyray.config.prompts import ArmSpec
 from polyray.config.reward import RewardSpec, reward_identity
 from polyray.errors import ConfigError
@@ -47,13 +48,14 @@ class Arm:
 
 
 def resolve_arms(
-    specs: Mapping[str, ArmSpec], prompts: Sequence[Prompt], task: Task, seed: int, num_samples: int
+    specs: Mapping[str, ArmSpec], prompts: Sequence[Prompt], task: Task, seed: int, evaluation: EvaluationSpec
 ) -> list[Arm]:
     """One Arm per entry, in order.
 
-    Raises ConfigError for a template that is not there or asks for another number of answers than `num_samples`,
-    DataError for a leak.
+    Raises ConfigError for a template that is not there, that asks for another number of answers than there are
+    samples, or whose answers a selector cannot tell apart; DataError for a leak.
     """
+    num_samples, selectors = evaluation.num_samples, (evaluation.selector, *evaluation.more_selectors)
     wordings: dict[str | None, tuple[str | None, tuple[Prompt, ...], int | None]] = {
         None: (None, tuple(prompts), None)
     }
@@ -64,6 +66,11 @@ def resolve_arms(
                 raise ConfigError(
                     f"evaluation.num_samples={num_samples}, but {spec.prompt} asks for answers={template.answers} in "
                     "one completion; make them equal"
+                )
+            if template.answers is not None and "logprob" in selectors:
+                raise ConfigError(
+                    f"evaluation.selector=logprob cannot pick from the answers of {spec.prompt}: entries of a list "
+                    "have no log-probability; take another selector"
                 )
             examples = few_shot_examples(task, template.shots, seed, prompts)
             asked_P = tuple(asked(prompt, template, examples) for prompt in prompts)

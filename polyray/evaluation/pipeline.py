@@ -18,8 +18,9 @@ from polyray.evaluation.arms import Arm, resolve_arms, reward_name
 from polyray.evaluation.exporters import CodeText, export_samples, read_verdicts
 from polyray.evaluation.fingerprints import check_unchanged, claim, fingerprints
 from polyray.evaluation.passes import Passes, open_passes
+from polyray.evaluation.per_prompt import TextMetrics
 from polyray.evaluation.records import SampleRecord
-from polyray.evaluation.sample_source import SampleFile
+from polyray.evaluation.sample_source import SampleFile, SampleSource
 from polyray.evaluation.sampling import (
     EvaluationFiles,
     EvaluationPaths,
@@ -70,6 +71,11 @@ def run_evaluation(
     return metrics
 
 
+def text_metrics_of(config: EvaluateConfig, source: SampleSource) -> TextMetrics | None:
+    """The text metrics of an evaluation, for its samples of one prompt; None if none is requested."""
+    return build_text_metrics(config.evaluation, source, _references(config, build_task(config.task)))
+
+
 def check_finished(config: EvaluateConfig, paths: EvaluationPaths) -> None:
     """Raises ConfigError where a finished evaluation is of other files than its configuration names now."""
     check_unchanged(paths.evaluation, fingerprints(config, _asked(config)[1]))
@@ -78,7 +84,7 @@ def check_finished(config: EvaluateConfig, paths: EvaluationPaths) -> None:
 def _asked(config: EvaluateConfig) -> tuple[Task, list[Arm]]:
     task = build_task(config.task)
     prompts = task.held_out_prompts(config.evaluation.num_prompts)
-    return task, resolve_arms(config.adapters, prompts, task, config.seed, config.evaluation.num_samples)
+    return task, resolve_arms(config.adapters, prompts, task, config.seed, config.evaluation)
 
 
 def _sampling(

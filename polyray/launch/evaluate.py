@@ -66,7 +66,7 @@ def derived_sizes(config: EvaluateConfig) -> dict[str, Any]:
 
     task = build_task(config.task)
     prompts = task.held_out_prompts(config.evaluation.num_prompts)
-    resolve_arms(config.adapters, prompts, task, config.seed, config.evaluation.num_samples)
+    resolve_arms(config.adapters, prompts, task, config.seed, config.evaluation)
     per_model = len(prompts) * config.evaluation.num_samples
     on_gpus = evaluation_estimate(config)
     return {

@@ -24,7 +24,7 @@ from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
 from polyray.config.supervised import JsonlDataSpec
 from polyray.config.task import HiddenTrapGridSpec
-from polyray.errors import ConfigError, MissingFiles
+from polyray.errors import MissingFiles
 from polyray.models.adapter import AdapterShape
 from polyray.models.adapter_files import read_adapter
 from polyray.models.base import Base, check_adapter, find_base, held_as, merge_warm_start, resolve_base
@@ -231,13 +231,7 @@ def _read_evaluation(
         task = build_task(config.task)
         prompts = task.held_out_prompts(config.evaluation.num_prompts)
         tokenizer = usable_tokenizer(base.directory)
-        arms = resolve_arms(config.adapters, prompts, task, config.seed, config.evaluation.num_samples)
-        listed = [arm.name for arm in arms if arm.answers is not None]
-        if listed and "logprob" in (config.evaluation.selector, *config.evaluation.more_selectors):
-            raise ConfigError(
-                f"selector=logprob cannot pick from {', '.join(listed)}: entries of a list have no log-probability; "
-                "take another evaluation.selector"
-            )
+        arms = resolve_arms(config.adapters, prompts, task, config.seed, config.evaluation)
         for asked_P in {arm.template: arm.asked_P for arm in arms}.values():
             check_prompts(asked_P, task, tokenizer, config.rollout.max_prompt_tokens)
     return base, reward, max(ranks)

@@ -163,15 +163,21 @@ def _conclude(
     directory: RunDirectory,
 ) -> dict[str, Any]:
     """results.json, report.html and best/; what DONE says."""
+    from polyray.evaluation.pipeline import text_metrics_of
+    from polyray.evaluation.sample_source import SampleFile
+    from polyray.evaluation.sampling import EvaluationFiles
     from polyray.report.sweep.report import write_sweep_report
     from polyray.report.sweep.results import sweep_results
     from polyray.runs.atomic import atomic_write_json
     from polyray.sweeps.search import search_note
 
     root, spec = directory.paths.root, config.evaluation
+    files = EvaluationFiles(evaluation.run_dir / "evaluation")
+    with SampleFile(files.samples) as source:
+        text_metrics = text_metrics_of(evaluation, source)
     results = sweep_results(
         trials,
-        evaluation.run_dir / "evaluation",
+        files.directory,
         {trial.trial_id: trial_dir(config, trial.trial_id) for trial in trials},
         axis=ARM if config.arms else config.axis,
         objective=plans[0].config.task.type if config.arms else _objective(plans[0]),
@@ -185,6 +191,7 @@ def _conclude(
         seed=config.seed,
         criterion=spec.criterion,
         mode=config.mode,
+        text_metrics=text_metrics,
         search=search_note(config, trials),
     )
     atomic_write_json(root / "results.json", results)

@@ -61,7 +61,12 @@ def config(train_values: MakeValues, tmp_path: Path) -> SweepConfig:
         "scheduler": {"type": "asha", "grace_steps": 1, "reduction_factor": 2},
         "evaluation": {
             "config": str(REPOSITORY_ROOT / "configs/evaluate/hidden_trap_grid.yaml"),
-            "overrides": ["evaluation.num_prompts=20", "evaluation.bootstrap_resamples=100"],
+            "overrides": [
+                "evaluation.num_prompts=20",
+                "evaluation.bootstrap_resamples=100",
+                "evaluation.text_metrics=[lexical]",
+            ],
+            "diversity": "distinct_2",
         },
     }
     return build_config(SweepConfig, values)
@@ -96,6 +101,7 @@ def test_stopped_and_blocked_trials_leave_no_resources_and_the_others_are_compar
     assert all(entry["state"] == "REMOVED" for entry in placement_group_table().values())
     results = json.loads((config.run_dir / "results.json").read_text())
     assert [len(entry["counted"]) for entry in results["settings"]] == [1, 1]
+    assert results["diversity"] == "distinct_2"
     assert (config.run_dir / "best" / "adapter_model.safetensors").is_file()
     with pytest.raises(ConfigError, match="seeds"):
         RunDirectory.open(config.model_copy(update={"seeds": (0,)}))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from polyray.config.evaluation import EvaluationSpec
 from polyray.config.prompts import ArmSpec, PromptTemplate
 from polyray.config.task import JsonlSpec
 from polyray.errors import ConfigError, DataError
@@ -63,11 +64,23 @@ def test_listed_answers_are_the_entries_of_a_numbered_list(text: str, answers: l
 def test_template_of_several_answers_hands_their_number_to_its_arms(tmp_path: Path) -> None:
     sums = task(tmp_path, rows(1, 2), rows(8))
     specs = {"list": ArmSpec(prompt=str(ROOT / "configs/prompts/verbalised.yaml")), "one": ArmSpec()}
-    listed, one = resolve_arms(specs, sums.held_out_prompts(), sums, 0, 16)
+    listed, one = resolve_arms(specs, sums.held_out_prompts(), sums, 0, EvaluationSpec(selector="first"))
     assert (listed.answers, one.answers) == (16, None)
     assert "Give 16 different answers" in listed.asked_P[0].text
     with pytest.raises(ConfigError, match=r"num_samples=8.*verbalised\.yaml.*answers=16"):
-        resolve_arms(specs, sums.held_out_prompts(), sums, 0, 8)
+        resolve_arms(specs, sums.held_out_prompts(), sums, 0, EvaluationSpec(num_samples=8))
+    with pytest.raises(ConfigError, match=r"selector=logprob cannot pick .*verbalised\.yaml"):
+        resolve_arms(specs, sums.held_out_prompts(), sums, 0, EvaluationSpec())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"ks": (2, 4)}, "is of pass@1"), ({"confidence": 0.5}, "needs a confidence above 0.5")],
+)
+def test_margin_that_would_have_no_effect_is_refused(values: dict[str, Any], message: str) -> None:
+    assert EvaluationSpec(margin=0.02).margin == 0.02
+    with pytest.raises(ValueError, match=message):
+        EvaluationSpec(margin=0.02, **values)
 
 
 def test_few_shot_examples_are_different_demonstrations_of_the_training_part(tmp_path: Path) -> None:
@@ -102,13 +115,13 @@ def test_arms_of_one_template_share_its_prompts(tmp_path: Path) -> None:
         "few-shot": ArmSpec(prompt=few),
         "tuned": ArmSpec(adapter="/a", prompt=few),
     }
-    zero, first, second = resolve_arms(specs, sums.held_out_prompts(), sums, 0, 16)
+    zero, first, second = resolve_arms(specs, sums.held_out_prompts(), sums, 0, EvaluationSpec())
     assert (zero.template, first.template, second.adapter_dir) == (None, "few_shot", "/a")
     assert [p.text for p in zero.asked_P] == ["8+8=", "9+9="]
     assert first.asked_P[0].text.endswith("\n\n8+8=") and first.asked_P[0].text.count("\n\n") == 5
     assert first.asked_P is second.asked_P
     with pytest.raises(ConfigError, match=r"/nowhere\.yaml"):
-        resolve_arms({"x": ArmSpec(prompt="nowhere.yaml")}, [], sums, 0, 16)
+        resolve_arms({"x": ArmSpec(prompt="nowhere.yaml")}, [], sums, 0, EvaluationSpec())
 
 
 PLACES = ["adapter", "best", "best/step-000004", "versions/17", "checkpoints/step-000020/adapter"]

@@ -117,6 +117,8 @@ def test_files_hold_each_sample_in_the_order_asked(tmp_path: Path) -> None:
     assert head.split() == ["model", "pass@1", "pass@2", "distinct-correct@2", "USQ@2"]
     assert base.split()[:2] == ["base", "0.000"] and good.split()[:2] == ["good", "0.500"]
     assert foot == "4 prompts in 2 clusters, 2 samples each, 95 % intervals, selector logprob"
+    del metrics["models"]["good"]["usq_at_k"]  # trained on the reward that picks
+    assert summary_table(metrics).splitlines()[2].endswith("refused")
 
 
 def unscored_until(number: int) -> Scorer:

@@ -70,8 +70,7 @@ def read_material(
     task = build_task(config.task)
     prompts = _of_different_clusters(task.held_out_prompts(config.evaluation.num_prompts), num_prompts)
     arms = {
-        arm.name: arm
-        for arm in resolve_arms(config.adapters, prompts, task, config.seed, config.evaluation.num_samples)
+        arm.name: arm for arm in resolve_arms(config.adapters, prompts, task, config.seed, config.evaluation)
     }
     check_unchanged(run.samples_file.parent, model_fingerprints(config, list(arms.values())))
     model_dir = resolve_model_dir(config.model)
