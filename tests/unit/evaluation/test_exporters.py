@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,27 @@ def test_evalplus_export_has_whole_programs_and_statuses(directory: Path) -> Non
     judged = json.loads((directory / "evalplus/my-model/samples.eval_results.json").read_text())
     assert [row["plus_status"] for row in judged["eval"]["T/1"]] == ["pass", "fail", "timeout"]
     assert judged["pass_at_k"]["plus"] == {"pass@1": pytest.approx((2 / 3 + 1 / 3) / 2)}
+
+
+def test_samples_that_the_sandbox_could_not_judge_are_neither_right_nor_wrong(
+    task: CodeTask, tmp_path: Path
+) -> None:
+    records, verdicts = [], {}
+    for model in ("few shot", "few-shot"):
+        for index, verdict in enumerate(("passed", "sandbox_error", "failed")):
+            reward = {"passed": 1.0, "failed": 0.0}.get(verdict, math.nan)
+            text = "    return x\n"
+            records.append(SampleRecord("T/0", text, index, model=model, reward=reward, prompt="p"))
+            verdicts[model, "T/0", index] = ProgramVerdict(verdict == "passed", verdict, "")
+    names = ("human-eval", "evalplus")
+    written = export_samples(names, SampleList(records), verdicts, task, tmp_path / "export")
+    assert [path.name for path in written] == ["few-shot", "few-shot-2"] * 2
+    human_eval, evalplus = written[0], written[2]
+    assert len(rows(human_eval / "samples.jsonl")) == 3
+    assert [row["passed"] for row in rows(human_eval / "samples.jsonl_results.jsonl")] == [True, False]
+    judged = json.loads((evalplus / "samples.eval_results.json").read_text())
+    assert [row["plus_status"] for row in judged["eval"]["T/0"]] == ["pass", "fail"]
+    assert judged["pass_at_k"]["plus"] == {"pass@1": 0.5}
 
 
 def test_export_of_programs_is_refused_for_another_task(tmp_path: Path) -> None:

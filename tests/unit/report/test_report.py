@@ -84,6 +84,9 @@ def test_page_averages_seeds_of_one_experiment_and_names_others(quickstart: Path
     page = page_without_plotly(quickstart)
     assert "means over 2 seeds" in page and "seed 1: " in page
     assert "differ from the first evaluation: evaluation-x" in page
+    write_evaluation(quickstart / "evaluation-y", MODELS, seed=1, baseline="GRPO")  # a seed counts once
+    page = page_without_plotly(quickstart)
+    assert "means over 2 seeds" in page and "evaluation-x, evaluation-y" in page
 
 
 def test_candidates_are_spread_over_prompts_and_merged_and_goals_ignore_traps(quickstart: Path) -> None:
