@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from polyray.errors import EXIT_FAILURE
 
@@ -63,9 +64,9 @@ def _watch(over: threading.Event) -> None:
 
 def _lost() -> str | None:
     """The process of the local Ray that is gone, if one is."""
-    import ray
+    from ray._private import worker
 
-    node = ray._private.worker._global_node
+    node: Any = worker._global_node
     try:
         dead = [] if node is None else [kind for kind, _ in node.dead_processes() if kind in NEEDED]
     except RuntimeError:  # Ray changes its table of processes at this moment
