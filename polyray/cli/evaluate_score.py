@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -97,10 +98,12 @@ def _parser() -> JobParser:
 
 def _from_rewards(samples: Path, options: Mapping[str, Any]) -> int:
     """metrics.json from the rewards that the file holds."""
-    from polyray.config.base import as_json
-    from polyray.evaluation.arms import reward_name, training_reward
+    from polyray.evaluation.arms import training_reward
+    from polyray.evaluation.passes import scorer_name
+    from polyray.evaluation.pipeline import text_metrics_of
     from polyray.evaluation.sample_source import SampleFile
     from polyray.evaluation.scoring import ScoringContext, score_samples
+    from polyray.tasks import build_task
 
     config_file = samples.resolve().parent.parent / "config.json"
     known = load_config(EvaluateConfig, config_file) if config_file.is_file() else None
@@ -111,7 +114,7 @@ def _from_rewards(samples: Path, options: Mapping[str, Any]) -> int:
         baseline=options["baseline"] or (known.compare_to if known else None),
         pass_threshold=threshold,
         threshold_source=threshold_source,
-        reward=reward_name(as_json(known.reward), as_json(known.task)) if known else None,
+        reward=scorer_name(known, build_task(known.task)) if known else None,
         trained_on={name: training_reward(arm.adapter) for name, arm in known.adapters.items()}
         if known
         else {},
@@ -121,7 +124,8 @@ def _from_rewards(samples: Path, options: Mapping[str, Any]) -> int:
         shown = {"seed": context.seed, "baseline": context.baseline, "pass_threshold": context.pass_threshold}
         return _print_check({"out": str(out), **shown, **spec.model_dump(mode="json")})
     with SampleFile(samples) as source:
-        metrics = score_samples(source, spec, context)
+        text_metrics = text_metrics_of(known, source) if known else None
+        metrics = score_samples(source, spec, replace(context, text_metrics=text_metrics))
     return _finish(out, metrics)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from polyray.config.base import as_json
 from polyray.config.checker import (
     CheckerSpec,
     HeuristicCheckerSpec,
@@ -23,7 +24,9 @@ from polyray.config.checker import (
     RewardThresholdCheckerSpec,
     VerifierCheckerSpec,
 )
+from polyray.config.reward import VerifierRewardSpec
 from polyray.config.run import EvaluateConfig
+from polyray.evaluation.arms import reward_name
 from polyray.evaluation.checkers import FixedThreshold, QualityOf, build_quality, fix_threshold
 from polyray.evaluation.sampling import EvaluationPaths
 from polyray.evaluation.scorers import UNSCORED, Scored, Scorer, build_scorer
@@ -70,6 +73,20 @@ def checker_of(config: EvaluateConfig, task: Task) -> CheckerSpec:
     if config.checker is not None:
         return config.checker
     return VerifierCheckerSpec() if task.has_verifier else HeuristicCheckerSpec()
+
+
+def scorer_name(config: EvaluateConfig, task: Task) -> str:
+    """The reward that gives samples their scores, as `reward_name`: what `selector=reward` picks by."""
+    spec = checker_of(config, task)
+    if isinstance(spec, VerifierCheckerSpec):
+        reward = config.reward
+    elif isinstance(spec, RewardThresholdCheckerSpec):
+        reward = spec.reward or config.reward
+    elif isinstance(spec, HeuristicCheckerSpec):
+        reward = VerifierRewardSpec()  # on a task without a verifier it is this quality
+    else:
+        return f"checker {spec.type}"
+    return reward_name(as_json(reward), as_json(config.task))
 
 
 @contextmanager

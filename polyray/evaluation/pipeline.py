@@ -12,12 +12,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from polyray.config.base import as_json
 from polyray.config.run import EvaluateConfig
-from polyray.evaluation.arms import Arm, resolve_arms, reward_name
+from polyray.evaluation.arms import Arm, resolve_arms
 from polyray.evaluation.exporters import CodeText, export_samples, read_verdicts
 from polyray.evaluation.fingerprints import check_unchanged, claim, fingerprints
-from polyray.evaluation.passes import Passes, open_passes
+from polyray.evaluation.passes import Passes, open_passes, scorer_name
 from polyray.evaluation.per_prompt import TextMetrics
 from polyray.evaluation.records import SampleRecord
 from polyray.evaluation.sample_source import SampleFile, SampleSource
@@ -73,6 +72,8 @@ def run_evaluation(
 
 def text_metrics_of(config: EvaluateConfig, source: SampleSource) -> TextMetrics | None:
     """The text metrics of an evaluation, for its samples of one prompt; None if none is requested."""
+    if not config.evaluation.text_metrics and config.evaluation.bert_score is None:
+        return None  # the task may have files, which are not needed then
     return build_text_metrics(config.evaluation, source, _references(config, build_task(config.task)))
 
 
@@ -120,7 +121,7 @@ def _write_metrics(
             baseline=config.compare_to,
             pass_threshold=passes.threshold.value,
             threshold_source=passes.threshold.as_json(),
-            reward=reward_name(as_json(config.reward), as_json(config.task)),
+            reward=scorer_name(config, task),
             trained_on={arm.name: arm.trained_on for arm in arms},
             text_metrics=build_text_metrics(config.evaluation, source, _references(config, task)),
         )

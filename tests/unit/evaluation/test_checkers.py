@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,15 +17,20 @@ from polyray.config.checker import (
     RewardThresholdCheckerSpec,
     VerifierCheckerSpec,
 )
+from polyray.config.loader import build_config
+from polyray.config.reward import VerifierRewardSpec
+from polyray.config.run import EvaluateConfig
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.config.text_tasks import CreativeWritingSpec, SocialRepliesSpec
 from polyray.errors import ConfigError, DataError
+from polyray.evaluation.arms import reward_name
 from polyray.evaluation.checkers import (
     FixedThreshold,
     build_quality,
     fix_threshold,
     reference_similarity,
 )
+from polyray.evaluation.passes import scorer_name
 from polyray.tasks import HiddenTrapGrid, SocialReplies, build_task
 from polyray.types import Prompt
 from tests.data_sets import shared_data
@@ -135,3 +141,23 @@ def test_half_of_real_replies_reach_the_threshold() -> None:
     held_out = [task.reward(row.prompt, item.text) for row in task.rows("test") for item in row.texts]
     assert np.mean([quality >= fixed.value for quality in held_out]) == pytest.approx(0.5, abs=0.05)
     assert fixed.value > 0
+
+
+def test_name_of_the_scorer_is_that_of_what_gives_samples_their_scores() -> None:
+    task = {"type": "social_replies"}
+    heuristic, verifier = {"type": "heuristic"}, {"type": "verifier"}
+    config = build_config(
+        EvaluateConfig, {"name": "e", "task": task, "reward": heuristic, "adapters": {"base": None}}
+    )
+
+    def named(checker: Any) -> str:
+        return scorer_name(config.model_copy(update={"checker": checker}), build_task(config.task))
+
+    by_task = reward_name(verifier, task)
+    assert named(None) == named(HeuristicCheckerSpec()) == by_task  # not the reward of the file
+    assert named(RewardThresholdCheckerSpec()) == reward_name(heuristic, task) != by_task
+    assert named(RewardThresholdCheckerSpec(reward=VerifierRewardSpec())) == by_task
+    assert named(ReferenceCheckerSpec()) == "checker reference"
+    on_grid = build_config(EvaluateConfig, {"name": "e", "adapters": {"base": None}})
+    grid = HiddenTrapGrid(HiddenTrapGridSpec())
+    assert scorer_name(on_grid, grid) == reward_name(verifier, {"type": "hidden_trap_grid"})
