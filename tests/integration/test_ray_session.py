@@ -36,23 +36,18 @@ print(json.dumps({"state": state, "seconds": seconds, "left": os.environ.get("RA
 
 
 GROUP_PROGRAM = """
-import asyncio, ray
+import threading
 from polyray.cli.arguments import run
 from polyray.cluster.session import ray_session
 from polyray.config.run import RaySpec
 
-class Never:
-    async def answer(self):
-        await asyncio.sleep(1e6)
-
 def main():
     with ray_session(RaySpec(num_cpus=1, object_store_mib=80, dashboard=False)):
-        never = ray.remote(Never).options(max_restarts=-1, max_task_retries=-1).remote()
         try:
             print("up", flush=True)
-            ray.get(never.answer.remote())
+            threading.Event().wait()
         finally:
-            ray.get(never.answer.remote())  # as Serve's client on the way out
+            threading.Event().wait()  # as Serve's client on the way out, whose controller never answers
 
 run(main)
 """

@@ -106,7 +106,11 @@ def test_callable_reward_scores_items_and_names_function_and_line_of_an_error() 
     items = [ScoreItem("37|b1>e4=", text) for text in ("a", "b", "x")]
     reward = plan_reward(spec_of(cell()), HiddenTrapGridSpec()).build()
     assert [score.score for score in reward.score(items)] == [0.5, 1.0, None]
-    assert reward.version == sha256(cell())[:12] and reward.name == "python/reward"
+    again, other = (
+        plan_reward(spec_of(cell(source)), HiddenTrapGridSpec()).build()
+        for source in (CELL, CELL.replace("0.5", "0.25"))
+    )
+    assert reward.version == again.version != other.version and reward.name == "python/reward"
     function = cell("def reward(items):\n    return [1 / 0]\n", "/x/cell.py")
     (score,) = plan_reward(spec_of(function), HiddenTrapGridSpec()).build().score(items[:1])
     assert score.score is None and score.error is not None
