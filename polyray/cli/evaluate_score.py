@@ -107,6 +107,7 @@ def _from_rewards(samples: Path, options: Mapping[str, Any]) -> int:
 
     config_file = samples.resolve().parent.parent / "config.json"
     known = load_config(EvaluateConfig, config_file) if config_file.is_file() else None
+    task = build_task(known.task) if known else None
     spec = _spec(known, options)
     threshold, threshold_source = _threshold(samples, options["pass_threshold"])
     context = ScoringContext(
@@ -114,7 +115,7 @@ def _from_rewards(samples: Path, options: Mapping[str, Any]) -> int:
         baseline=options["baseline"] or (known.compare_to if known else None),
         pass_threshold=threshold,
         threshold_source=threshold_source,
-        reward=scorer_name(known, build_task(known.task)) if known else None,
+        reward=scorer_name(known, task) if known and task else None,
         trained_on={name: training_reward(arm.adapter) for name, arm in known.adapters.items()}
         if known
         else {},
@@ -124,7 +125,7 @@ def _from_rewards(samples: Path, options: Mapping[str, Any]) -> int:
         shown = {"seed": context.seed, "baseline": context.baseline, "pass_threshold": context.pass_threshold}
         return _print_check({"out": str(out), **shown, **spec.model_dump(mode="json")})
     with SampleFile(samples) as source:
-        text_metrics = text_metrics_of(known, source) if known else None
+        text_metrics = text_metrics_of(known, task, source) if known and task else None
         metrics = score_samples(source, spec, replace(context, text_metrics=text_metrics))
     return _finish(out, metrics)
 

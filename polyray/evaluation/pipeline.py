@@ -70,11 +70,9 @@ def run_evaluation(
     return metrics
 
 
-def text_metrics_of(config: EvaluateConfig, source: SampleSource) -> TextMetrics | None:
+def text_metrics_of(config: EvaluateConfig, task: Task, source: SampleSource) -> TextMetrics | None:
     """The text metrics of an evaluation, for its samples of one prompt; None if none is requested."""
-    if not config.evaluation.text_metrics and config.evaluation.bert_score is None:
-        return None  # the task may have files, which are not needed then
-    return build_text_metrics(config.evaluation, source, _references(config, build_task(config.task)))
+    return build_text_metrics(config.evaluation, source, _references(config, task))
 
 
 def check_finished(config: EvaluateConfig, paths: EvaluationPaths) -> None:
@@ -123,7 +121,7 @@ def _write_metrics(
             threshold_source=passes.threshold.as_json(),
             reward=scorer_name(config, task),
             trained_on={arm.name: arm.trained_on for arm in arms},
-            text_metrics=build_text_metrics(config.evaluation, source, _references(config, task)),
+            text_metrics=text_metrics_of(config, task, source),
         )
         metrics = score_samples(source, config.evaluation, context)
         if config.evaluation.exports:

@@ -170,11 +170,12 @@ def _conclude(
     from polyray.report.sweep.results import sweep_results
     from polyray.runs.atomic import atomic_write_json
     from polyray.sweeps.search import search_note
+    from polyray.tasks import build_task
 
     root, spec = directory.paths.root, config.evaluation
     files = EvaluationFiles(evaluation.run_dir / "evaluation")
     with SampleFile(files.samples) as source:
-        text_metrics = text_metrics_of(evaluation, source)
+        text_metrics = text_metrics_of(evaluation, build_task(evaluation.task), source)
     results = sweep_results(
         trials,
         files.directory,

@@ -22,10 +22,10 @@ from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunPaths
 from polyray.sweeps import run as sweep_run
 from polyray.sweeps.plan import plan_trials, settings
-from polyray.sweeps.run import _with_own_file
+from polyray.sweeps.run import _Watch, _with_own_file
 from polyray.sweeps.scheduler import scheduler_of
 from polyray.sweeps.table import ROWS, TrialTable, reason_of
-from polyray.sweeps.trial import STEP, _tried_once
+from polyray.sweeps.trial import STEP, TRIAL, _tried_once
 from tests.job_checks import check_without_models
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -272,6 +272,24 @@ def test_training_file_edited_during_a_sweep_is_refused(tmp_path: Path) -> None:
     ):
         resumed(text.replace("group_size: 16", "group_size: 8"))
     assert (paths.root / "train.yaml").read_text() == "# a comment\n" + text
+
+
+def test_resumed_sweep_counts_earlier_trials_and_names_one_that_is_tried_again(tmp_path: Path) -> None:
+    config = sweep(runs_dir=str(tmp_path))
+    plan, stream = plan_trials(config)[1], io.StringIO()
+    display = ProgressDisplay(console=Console(file=stream, width=200))
+    searcher: Any = SimpleNamespace(plan=lambda number: plan, num_left=0)
+    watch = _Watch(config, searcher, 1, None, display)
+    error_file = tmp_path / "error.txt"
+    error_file.write_text("Traceback\npolyray.errors.LearnerError: rank 0 was lost\n")
+    trial = SimpleNamespace(config={TRIAL: 1}, error_file=str(error_file))
+    watch.on_trial_recover(0, [], trial)
+    assert f"{plan.trial_id} failed and is tried again: " in stream.getvalue()
+    assert "rank 0 was lost" in stream.getvalue()
+    steps = []
+    display.update = lambda **values: steps.append((values["step"], values["total"]))  # type: ignore[method-assign]
+    watch.on_trial_complete(0, [], trial)  # the other one ended in an earlier start
+    assert steps == [(2, 2)]
 
 
 def test_trial_table_shows_running_trials_before_the_newest_ended_ones() -> None:

@@ -96,11 +96,22 @@ def test_best_checkpoint_stays_in_the_storage_after_the_disk_is_lost(
     assert _names(far) == ["step-000001", "step-000003", "step-000004"]
 
 
-def test_copy_under_way_is_waited_for_at_the_end(tmp_path: Path, learner: PolicyLearner) -> None:
+def test_copy_under_way_is_waited_for_at_the_end(
+    tmp_path: Path, learner: PolicyLearner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = CheckpointStorage.upload
+
+    def slowly(*arguments: Any) -> None:
+        time.sleep(0.5)
+        copy(*arguments)
+
+    monkeypatch.setattr(CheckpointStorage, "upload", slowly)
     store = CheckpointStore(_config(checkpoint_storage=f"file://{tmp_path}/far"), tmp_path / "here")
     _save(store, 2, learner)
+    copied = tmp_path / "far" / "tiny" / "checkpoints" / "step-000002" / "manifest.json"
+    assert not copied.exists()
     store.finish()
-    assert (tmp_path / "far" / "tiny" / "checkpoints" / "step-000002" / "manifest.json").is_file()
+    assert copied.is_file()
 
 
 @pytest.mark.parametrize("scheme", ["file", "memory"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from polyray.learner.checkpoint_storage import CheckpointStorage
 from polyray.learner.loop import run_learner
 from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
@@ -104,6 +106,21 @@ def test_interrupted_run_equals_an_unbroken_one(
     for payload in second.coordination.published:
         version = payload.policy.version
         assert payload.tensors == expected.coordination.published[version].tensors
+
+
+def test_drained_run_ends_after_the_copy_of_its_newest_checkpoint(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = CheckpointStorage.upload
+
+    def slowly(*arguments: Any) -> None:
+        time.sleep(0.5)
+        copy(*arguments)
+
+    monkeypatch.setattr(CheckpointStorage, "upload", slowly)
+    learner = {"steps": STEPS, "checkpoint_every": 2, "checkpoint_storage": f"file://{tmp_path}/far"}
+    start(tmp_path / "run", model_dir, train_config(learner=learner), drained_at=2)
+    assert [path.parent.name for path in (tmp_path / "far").rglob("manifest.json")] == ["step-000002"]
 
 
 def test_finished_run_started_again_repeats_nothing(unbroken: tuple[Path, Attempt], model_dir: Path) -> None:

@@ -299,6 +299,14 @@ def test_the_keeper_of_a_shared_fleet_shares_its_starters_node(monkeypatch: pyte
         (ray.exceptions.GetTimeoutError(), "not answered within delivery.timeout_s=3 s"),
     ],
 )
-def test_engine_that_is_lost_to_an_evaluation_is_an_error_in_words(error: Exception, message: str) -> None:
-    with pytest.raises(RolloutError, match=message), rollout_pool._lost_engines("delivery.timeout_s=3"):
+def test_engine_that_is_lost_to_an_evaluation_is_an_error_in_words(
+    error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: Any, **__: Any) -> None:
         raise error
+
+    monkeypatch.setattr(rollout_pool.ray, "put", lambda value: value)
+    monkeypatch.setattr(rollout_pool.ray, "get", lost)
+    pool: Any = SimpleNamespace(workers=[])
+    with pytest.raises(RolloutError, match=message):
+        rollout_pool.RolloutPool.deliver(pool, pool, 3.0)
