@@ -164,7 +164,7 @@ def _width(
         statements.append(
             Statement(
                 f"pass@1 of {arm.label}",
-                f"The interval is wide: anything from {signed(worst)} to {signed(best)} is compatible with "
+                f"Not decided: anything from {signed(worst)} to {signed(best)} is compatible with "
                 f"the data{relative}. No difference shown is not equality shown.",
             )
         )
