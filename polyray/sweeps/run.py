@@ -179,6 +179,7 @@ class _Watch(TuneCallback):
         """Tune's process for a trial is up."""
         plan = self._searcher.plan(trial.config[TRIAL])
         self._started[trial.config[TRIAL]] = time.monotonic()
+        self._count()
         self._table.began(plan.trial_id, plan.seed, plan.parameters)
 
     def on_trial_result(
@@ -235,8 +236,11 @@ class _Watch(TuneCallback):
 
             assert isinstance(self._fleet.pool, SharedPool)
             self._fleet.pool.forget(self._searcher.plan(number).trial_id)
+        self._count()
+
+    def _count(self) -> None:
         total = self._config.num_trials
-        self._display.update(phase="trials", step=total - self._searcher.num_left, total=total)
+        self._display.update(step=total - self._searcher.num_left, total=total)
 
     def _trial(self, number: int, plan: TrialPlan) -> Trial:
         paths = RunPaths(trial_dir(self._config, plan.trial_id))

@@ -14,7 +14,7 @@ from polyray.config.paths import relative_to
 from polyray.config.prompts import ArmSpec
 from polyray.config.run import WARM_START, EvaluateConfig
 from polyray.config.sweep import ARM, SweepConfig
-from polyray.errors import LearnerError, MissingFiles
+from polyray.errors import ConfigError, LearnerError, MissingFiles
 from polyray.sweeps.plan import TrialPlan, trial_dir
 
 if TYPE_CHECKING:
@@ -61,9 +61,27 @@ def check_inputs(config: SweepConfig, plans: list[TrialPlan], *, only_look: bool
     for plan in different.values():
         with missing.noted():
             check_training(plan.config) if only_look else plan_training(plan.config)
+    evaluation = evaluation_of(config, plans, [])
+    check_axes(config, evaluation)
     with missing.noted():
-        check_evaluation(evaluation_of(config, plans, []))
+        check_evaluation(evaluation)
     missing.raise_if_any()
+
+
+def check_axes(config: SweepConfig, evaluation: EvaluateConfig) -> None:
+    """Raises ConfigError for a quality, diversity or criterion that the evaluation will not have."""
+    spec = config.evaluation
+    for key, name in (
+        ("quality", spec.quality),
+        ("diversity", spec.diversity),
+        ("criterion", spec.criterion),
+    ):
+        if name is None:
+            continue
+        try:
+            evaluation.evaluation.check_value(f"evaluation.{key}", name)
+        except ValueError as error:
+            raise ConfigError(f"{error} of {spec.config}") from None
 
 
 def sweep(

@@ -6,7 +6,6 @@ Selector, threshold of a pass and refused selectors are those that the evaluatio
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from polyray.config.evaluation import AT_K
 from polyray.errors import DataError
 from polyray.evaluation.per_prompt import (
     MetricKey,
@@ -28,8 +28,6 @@ from polyray.evaluation.selectors import get_selector
 from polyray.report.headline import METRIC_LABELS, metric_label
 from polyray.report.run_data import read_json
 from polyray.report.sweep.trials import Trial
-
-_AT_K = re.compile(r"(.+_at)_(\d+)(/.+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,7 @@ class SweepValues:
 
 def metric_key(name: str) -> MetricKey:
     """pass_at_8 -> ("pass_at_k", "8"); mean_reward -> ("mean_reward", "value")"""
-    found = _AT_K.fullmatch(name)
+    found = AT_K.fullmatch(name)
     return (f"{found[1]}_k{found[3] or ''}", found[2]) if found else (name, "value")
 
 

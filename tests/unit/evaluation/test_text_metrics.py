@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from polyray.config.evaluation import EvaluationSpec
+from polyray.evaluation.per_prompt import MetricSettings, compute_table
 from polyray.evaluation.records import SampleRecord
 from polyray.evaluation.sample_source import SampleList
 from polyray.evaluation.scoring import ScoringContext, score_samples
+from polyray.evaluation.selectors import get_selector
 from polyray.evaluation.text_metrics import build_text_metrics
 from polyray.metrics import distinct_n, expectation_adjusted_distinct, self_bleu
 from polyray.models.text_encoder import PACKAGED, embed_texts
+from polyray.report.sweep.values import metric_name
 
 TEXTS = {"p": ["the cat sat", "the cat sat", "a dog ran far"], "q": ["one", "two", "three"]}
 RECORDS = [
@@ -56,3 +59,33 @@ def test_closeness_to_a_reference_leaves_out_prompts_without_one() -> None:
     text_metrics = build_text_metrics(spec("reference"), source, {"p": "the cat sat"})
     metrics = score_samples(source, spec("reference"), ScoringContext(seed=0, text_metrics=text_metrics))
     assert metrics["models"]["model"]["rouge1"]["value"]["value"] == pytest.approx(2 / 3)
+
+
+def test_check_value_accepts_the_values_of_prompts_and_no_others() -> None:
+    asked = EvaluationSpec(
+        num_samples=2,
+        ks=(1, 2),
+        more_selectors=("first",),
+        text_metrics=("lexical", "self_bleu", "semantic", "reference"),
+    )
+    settings = MetricSettings(
+        ks=asked.ks,
+        selector="logprob",
+        selectors={name: get_selector(name) for name in ("logprob", "first")},
+        text_metrics=build_text_metrics(asked, SampleList(RECORDS), {}),
+    )
+    table = compute_table("model", SampleList(RECORDS), ["p", "q"], settings)
+    names = [metric_name(key) for key in table.values]
+    for name in names:
+        asked.check_value("quality", name)
+    assert len(names) == 5 * 2 + 4 + 14  # over k, of samples, of texts
+    for other in (
+        "pass_at_3",
+        "pass_at_0",
+        "pass_at_k",
+        "usq_at_1/length",
+        "pass_at_1/first",
+        "bert_score_f1",
+    ):
+        with pytest.raises(ValueError, match=f"quality='{other}'"):
+            asked.check_value("quality", other)

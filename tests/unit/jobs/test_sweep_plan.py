@@ -24,6 +24,7 @@ from polyray.sweeps import run as sweep_run
 from polyray.sweeps.plan import plan_trials, settings
 from polyray.sweeps.run import _Watch, _with_own_file
 from polyray.sweeps.scheduler import scheduler_of
+from polyray.sweeps.study import check_axes, evaluation_of
 from polyray.sweeps.table import ROWS, TrialTable, reason_of
 from polyray.sweeps.trial import STEP, TRIAL, _tried_once
 from tests.job_checks import check_without_models
@@ -286,10 +287,41 @@ def test_resumed_sweep_counts_earlier_trials_and_names_one_that_is_tried_again(t
     watch.on_trial_recover(0, [], trial)
     assert f"{plan.trial_id} failed and is tried again: " in stream.getvalue()
     assert "rank 0 was lost" in stream.getvalue()
-    steps = []
-    display.update = lambda **values: steps.append((values["step"], values["total"]))  # type: ignore[method-assign]
-    watch.on_trial_complete(0, [], trial)  # the other one ended in an earlier start
-    assert steps == [(2, 2)]
+    searcher.num_left = 1  # the other one ended in an earlier start
+    now = 0.0
+    display = ProgressDisplay(console=Console(file=stream, width=200), clock=lambda: now)
+    watch = _Watch(config, searcher, 1, None, display)
+    display.section("trials", 1, 2)
+    now = 10.0
+    watch.on_trial_start(0, [], trial)
+    now = 70.0
+    display.update()
+    assert stream.getvalue().endswith("[1/2] trials  1/2  elapsed 1:10\n"), "no pace yet"
+    searcher.num_left = 0
+    watch.on_trial_complete(0, [], trial)
+    assert stream.getvalue().endswith("[1/2] trials  2/2  elapsed 1:10, left 0:00\n")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            {"quality": "pass_at_two"},
+            "evaluation.quality='pass_at_two' is not a value of the evaluation's prompts",
+        ),
+        (
+            {"criterion": "usq_at_8/length"},
+            "choose one of pass_at_K, distinct_correct_at_K, best_at_K, usq_at_K, ",
+        ),
+        ({"diversity": "vendi_score"}, "add semantic to text_metrics"),
+        ({"diversity": "distinct_correct_at_99"}, "needs more samples than num_samples=16"),
+    ],
+)
+def test_axes_of_a_sweep_that_no_evaluation_has_are_refused(asked: dict[str, str], message: str) -> None:
+    config = sweep(evaluation={"config": str(ROOT / "configs/evaluate/hidden_trap_grid.yaml"), **asked})
+    with pytest.raises(ConfigError) as error:
+        check_axes(config, evaluation_of(config, plan_trials(config), []))
+    assert message in str(error.value)
 
 
 def test_trial_table_shows_running_trials_before_the_newest_ended_ones() -> None:
