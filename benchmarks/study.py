@@ -4,9 +4,9 @@
     python -m benchmarks.study keep configs/study/grid.yaml          after polyray sweep with the same file
     python -m benchmarks.study page                                  tables, tests and figures, also of README.md
 
-`rates` keeps the last validation of each arm and learning rate, and shows the best rates. `keep` adds the trials of a
-sweep to those that the file has, so seeds may be run on different days. It stores every held-out prompt, so all
-statistics are computed from the file.
+`rates` keeps the last validation of each arm and learning rate, and shows the best rates. Arms that the sweep lacks
+stay in the file. `keep` adds the trials of a sweep to those that the file has, so seeds may be run on different days.
+It stores every held-out prompt, so all statistics are computed from the file.
 """
 
 from __future__ import annotations
@@ -103,6 +103,12 @@ def rates_of(config: SweepConfig) -> list[dict[str, Any]]:
     return rows
 
 
+def other_arms(rows: Sequence[dict[str, Any]], searched: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of arms that `searched` has no row of."""
+    arms = {row["arm"] for row in searched}
+    return [row for row in rows if row["arm"] not in arms]
+
+
 def _of_trial(trial: Trial, directory: Path) -> dict[str, Any]:
     steps = read_jsonl(directory / "metrics.jsonl")
     return {
@@ -147,6 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     file = RESULTS / f"{config.name.removeprefix('study-')}.json"
     if arguments.action == "rates":
         rows = rates_of(config)
+        if file.is_file():
+            rows = other_arms(json.loads(file.read_text(encoding="utf-8")), rows) + rows
         file.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")
         print(json.dumps(best_rates(rows), indent=1))
         return 0

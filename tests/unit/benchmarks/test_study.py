@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import study_page
-from benchmarks.study import RATE, rates_of, study_of
+from benchmarks.study import RATE, other_arms, rates_of, study_of
 from benchmarks.study_file import DISTINCT, SFT_ONLY, USQ, Study, best_rates
 from benchmarks.study_page import PAGE, README, compared, filled, intervals, study_names
 from polyray.config.loader import build_config
@@ -199,3 +199,8 @@ def test_best_rate_has_the_highest_sum_of_pass_at_1_and_8() -> None:
         for rate, first, eighth in ((1e-4, 0.3, 0.6), (2e-4, 0.25, 0.7), (4e-4, 0.34, 0.5))
     ]
     assert best_rates(rows) == {"GRPO": 2e-4}
+
+
+def test_rates_of_a_later_search_replace_those_of_its_arms() -> None:
+    rows = [{"arm": arm, "learning_rate": rate} for arm in ("GRPO", "PKPO") for rate in (1e-4, 2e-4)]
+    assert other_arms(rows, [{"arm": "PKPO", "learning_rate": 4e-4}, {"arm": "NSR"}]) == rows[:2]
