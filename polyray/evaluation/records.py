@@ -89,6 +89,26 @@ def prompt_sha256(prompt: Prompt) -> str:
 _TO_FILE = {"class_id": "class"}
 _FROM_FILE = {_TO_FILE.get(entry.name, entry.name): entry.name for entry in fields(SampleRecord)}
 _NULL_IS_NAN = ("reward", "logprob")
+_TEXTS = (
+    "task_id",
+    "completion",
+    "domain",
+    "model",
+    "finish_reason",
+    "prompt_sha256",
+    "cluster_id",
+    "prompt",
+)
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys(_TEXTS, ((str,), "a text")),
+    **dict.fromkeys(("sample_index", "class", "num_tokens"), ((int,), "a whole number")),
+    **dict.fromkeys(_NULL_IS_NAN, ((int, float, type(None)), "a number, or null where it is not known")),
+    "policy_version": ((int, type(None)), "a whole number, or null where it is not known"),
+    "adapter_sha256": ((str, type(None)), "a text, or null for the base model"),
+    "sampling": ((dict,), "an object"),
+}
+"""Field of the file -> its types, and these in words. bool is not int here."""
+_ANY: tuple[tuple[type, ...], str] = ((), "")
 
 
 def as_line(record: SampleRecord | ResultRecord) -> str:
@@ -154,12 +174,10 @@ def checked_sample(line: str | bytes, where: str) -> dict[str, Any]:
         raise DataError(
             f"{where} lacks {', '.join(missing)}; every sample needs task_id, completion and sample_index"
         )
-    for name in _NULL_IS_NAN:
-        value = values.get(name)
-        if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
-            raise DataError(
-                f"{where}: {name}={value!r} is not a number; use null for a value that is not known"
-            )
+    for name, value in values.items():
+        types, wanted = _TYPES.get(name, _ANY)
+        if types and type(value) not in types:
+            raise DataError(f"{where}: {name}={value!r} must be {wanted}")
     return values
 
 

@@ -68,6 +68,24 @@ def test_sample_is_read_back_as_it_was_written(tmp_path: Path) -> None:
             b'%s{"task_id": "p", "completion": "", "sample_index": 0, "reward": "1"}',
             r"s\.jsonl:2.*reward='1'",
         ),
+        (b'%s{"task_id": 7, "completion": "x", "sample_index": 0}', r"s\.jsonl:2: task_id=7 must be a text"),
+        (b'%s{"task_id": "p", "completion": null, "sample_index": 0}', r"completion=None must be a text"),
+        (
+            b'%s{"task_id": "p", "completion": "x", "sample_index": true}',
+            r"sample_index=True must be a whole",
+        ),
+        (
+            b'%s{"task_id": "p", "completion": "x", "sample_index": 0, "class": "a"}',
+            r"class='a' must be a whole",
+        ),
+        (
+            b'%s{"task_id": "p", "completion": "x", "sample_index": 0, "model": ["m"]}',
+            r"model=\['m'\] must be",
+        ),
+        (
+            b'%s{"task_id": "p", "completion": "x", "sample_index": 0, "sampling": 1}',
+            r"sampling=1 must be an",
+        ),
     ],
 )
 @pytest.mark.parametrize("read", [read_samples, SampleFile])
