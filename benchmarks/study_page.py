@@ -255,7 +255,8 @@ def _yes(holds: bool) -> str:
 def _summary() -> str:
     """Arms by tasks; a cell has pass@1, pass@8 and distinct-correct@8."""
     names = [name for name in TITLES if (RESULTS / f"{name}.json").exists()]
-    heads = [f"{TITLES[name]}, {max(map(len, _study(name).arms.values()))} seeds" for name in names]
+    counts = {name: max(map(len, _study(name).arms.values())) for name in names}
+    heads = [f"{TITLES[name]}, {count} seed{'s' * (count > 1)}" for name, count in counts.items()]
     lines = [f"| arm | {' | '.join(heads)} |", "|---|" + "---|" * len(names)]
     for arm in README_ARMS:
         lines.append(f"| {arm} | {' | '.join(_summary_cell(name, arm) for name in names)} |")
