@@ -1,13 +1,12 @@
 """The benchmark job, `python -m benchmarks NAME`: one file per subcommand.
 
-loop.py      the training loop on this machine: agreement, throughput, latency, determinism, memory
+memory.py    peak memory and duration of the whole quickstart (subcommand `quickstart`)
 gpu.py       agreement, delivery and learner throughput on a CUDA device
 trl.py       whole steps and learners beside TRL's: trl_steps.py, trl_learning.py, and trl_trainer.py for both
 made_groups.py, forced_lengths.py, models.py    what these compare with, and on
-training.py, rollout.py, memory.py    what loop.py measures; learner.py    learners to be measured
+learner.py   learners to be measured
 scale.py     1 to 256 simulated workers around the real coordinator
-overlap.py   steps per minute at staleness 0 and 1 (subcommand `async`); real_overlap.py    the same on real parts;
-             recovery.py    what a killed worker costs
+overlap.py   steps per minute at staleness 0 and 1 (subcommand `async`); recovery.py    what a killed worker costs
 sweep.py     trials that share a fleet; sweep_trials.py    real ones, engine_memory.py    what their engines take;
              simulated_sweep.py    32 of them on 8 simulated engines
 simulated_fleet.py, simulated_run.py, simulated_measures.py    the workers, the run and the figures of all

@@ -1,7 +1,6 @@
-"""Measures polyray on this machine against fixed limits; `loop` on a cluster as well.
+"""Measures polyray on this machine against fixed limits.
 
-  python -m benchmarks loop                 the training loop: agreement, throughput, latency, determinism
-  python -m benchmarks loop --memory        also the peak memory of the whole quickstart
+  python -m benchmarks quickstart           the whole quickstart: peak memory and duration
   python -m benchmarks objectives           set objectives: time and memory of every closed form
   python -m benchmarks scale                1 to 256 simulated workers: throughput, cost and delays
   python -m benchmarks async                steps per minute at staleness 0 and 1; the cost of a killed worker
@@ -19,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 from benchmarks import (
     gpu,
-    loop,
+    memory,
     objectives,
     overlap,
     scale,
@@ -29,7 +28,7 @@ from benchmarks import (
 from polyray.cli.arguments import JobParser, run
 
 SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "loop": loop.main,
+    "quickstart": memory.main,
     "gpu": gpu.main,
     "objectives": objectives.main,
     "scale": scale.main,

@@ -1,5 +1,7 @@
 """Peak memory and duration of the whole quickstart, from outside: a child process and all below it.
 
+  python -m benchmarks quickstart --out quickstart.json
+
 The sum of PSS (proportional set size: shared pages are divided among those that map them, so Ray's object
 store and shared libraries count once), sampled each second.
 """
@@ -14,25 +16,40 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.measure import Measure
+from benchmarks.measure import Measure, conclude, machine
+from polyray.cli.arguments import JobParser
 from polyray.config.paths import REPOSITORY_ROOT
 from polyray.errors import PolyrayError
 
 if TYPE_CHECKING:
     from polyray.runs.progress import ProgressDisplay
 
+CONFIG = "configs/quickstart.yaml"
 GB = 1e9
 MEMORY_LIMIT_GB = 10.0
 INTERVAL_S = 1.0
 PROC = Path("/proc")
 
 
-def quickstart_measures(config_path: str, runs_dir: Path, display: ProgressDisplay) -> list[Measure]:
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    from polyray.runs.progress import ProgressDisplay
+
+    parser = JobParser("benchmarks quickstart", __doc__)
+    parser.add_argument("--out", metavar="FILE", help="write the measures as JSON")
+    options = parser.parse_strictly(argv)
+    before = machine()
+    with tempfile.TemporaryDirectory(prefix="polyray-benchmark-") as runs_dir, ProgressDisplay() as display:
+        measures = quickstart_measures(runs_dir, display)
+    return conclude(measures, {"machine": before, "machine_after": machine()}, options.out)
+
+
+def quickstart_measures(runs_dir: str, display: ProgressDisplay) -> list[Measure]:
     """Runs `polyray quickstart` into `runs_dir`. Raises PolyrayError with its last words where it fails."""
     display.section("quickstart", 1, 1)
     started = time.monotonic()
     peak = peak_memory(
-        [sys.executable, "-m", "polyray.cli", "quickstart", config_path, f"runs_dir={runs_dir}"],
+        [sys.executable, "-m", "polyray.cli", "quickstart", CONFIG, f"runs_dir={runs_dir}"],
         lambda so_far: display.update(phase=f"running, at most {so_far / GB:.0f} GB so far"),
     )
     return [

@@ -1,16 +1,14 @@
-"""Measures what overlap is worth: steps per minute at staleness 0 and 1, with simulated parts and with real ones.
+"""Measures what overlap is worth: steps per minute at staleness 0 and 1, with simulated parts.
 
 Completions are exponential in length with mean/limit 0.2, and learning takes about as long as generating. The
 coordinator, ledger, gates and deliveries are the real ones; parts that only wait share no cores, so a step may take
 as long as its slower half and no longer. Both ways of delivery: engines that keep versions (adapters), and such that
 finish their groups before they load (merged weights). Staleness 0 and 1 take turns.
 
-recovery: the same with a rollout worker killed on the way (recovery.py). real: trains the default task for as many
-steps: on one small machine engines and learner share the cores, and overlap must at least not hurt.
+recovery: the same with a rollout worker killed on the way (recovery.py).
 
   python -m benchmarks async
   python -m benchmarks async --steps 50 --out async.json
-  python -m benchmarks async --parts real --steps 53
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
     from benchmarks.simulated_run import SimulatedRun
     from polyray.runs.progress import ProgressDisplay
 
-PARTS = ("overlap", "recovery", "real")
+PARTS = ("overlap", "recovery")
 WARM_UP_STEPS = 2
 LIMITS = {"speed_up": 1.25, "step_over_slower_half": 1.15}
 LOAD: dict[str, Any] = {
@@ -52,9 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = JobParser("benchmarks async", __doc__)
     parser.add_argument("--steps", type=int, default=14, help="steps of each run (default: 14)")
     parser.add_argument("--rounds", type=int, default=1, help="runs of each kind, in turns (default: 1)")
-    parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=list(PARTS[:2]), help="default: %(default)s"
-    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: %(default)s")
     parser.add_argument("--check", action="store_true", help="validate, print what will run and exit")
     parser.add_argument("--out", metavar="FILE", help="write the measures as JSON")
     options = parser.parse_strictly(argv)
@@ -78,7 +74,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(options: Namespace) -> list[Measure]:
-    from benchmarks.real_overlap import real_measures
     from benchmarks.recovery import recovery_measures
     from polyray.launch.fleet import open_ray
     from polyray.runs.progress import ProgressDisplay
@@ -91,8 +86,6 @@ def _measure(options: Namespace) -> list[Measure]:
         if "recovery" in options.parts:
             load = {**LOAD, "simulation": SIMULATION}
             measures += recovery_measures(load, options.steps, options.rounds, display)
-        if "real" in options.parts:
-            measures += real_measures(options.steps, options.rounds, display)
     return measures
 
 

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.engine_memory import GB, EngineMemory
-from benchmarks.loop import DEFAULT_CONFIG, ensure_embedded
 from benchmarks.measure import Measure
-from benchmarks.training import differing_values, read_lines
 from polyray.config.loader import load_config
-from polyray.config.run import TrainConfig
+from polyray.config.model import EMBEDDED, ModelSpec
+from polyray.config.run import PretrainConfig, TrainConfig
 from polyray.config.sweep import SweepConfig
-from polyray.errors import PolyrayError
+from polyray.errors import ConfigError, PolyrayError
+from polyray.runs.jsonl import read_jsonl
 from polyray.runs.run_directory import RunPaths
 from polyray.sweeps.plan import TrialPlan, plan_trials, trial_dir
-from polyray.types import EngineUsage
+from polyray.types import EngineUsage, is_timing_key
 
 if TYPE_CHECKING:
     from polyray.launch.fleet import Fleet
     from polyray.runs.progress import ProgressDisplay
 
+DEFAULT_CONFIG = "configs/train/hidden_trap_grid.yaml"
+PRETRAIN_CONFIG = "configs/pretrain.yaml"
 LIMITS = {"wall": 0.8, "memory": 0.5, "return_share": 0.03}
 GRID = (0.0, 1.0)
 SEEDS = (0, 1)
@@ -32,6 +35,8 @@ NUM_TRIALS = len(GRID) * len(SEEDS)
 AT_ONCE = {"shared": NUM_TRIALS, "per_trial": 1}
 """Kind of fleet -> number of concurrent trials."""
 CALL_TIMEOUT_S = 60.0
+
+Lines = Sequence[Mapping[str, Any]]
 
 
 @dataclass(slots=True)
@@ -121,7 +126,7 @@ def _run(config: SweepConfig, display: ProgressDisplay) -> SweepRun:
 
 def _lines(config: SweepConfig, plans: list[TrialPlan]) -> dict[str, list[dict[str, Any]]]:
     paths = {plan.trial_id: RunPaths(trial_dir(config, plan.trial_id)) for plan in plans}
-    return {trial_id: read_lines(of_trial.metrics) for trial_id, of_trial in paths.items()}
+    return {trial_id: read_jsonl(of_trial.metrics) for trial_id, of_trial in paths.items()}
 
 
 def _usage(fleet: Fleet) -> list[EngineUsage]:
@@ -132,6 +137,33 @@ def _usage(fleet: Fleet) -> list[EngineUsage]:
     assert isinstance(fleet.pool, SharedPool)
     workers = fleet.pool.for_run("").workers  # with replacements
     return ray.get([worker.handle.usage.remote() for worker in workers], timeout=CALL_TIMEOUT_S)
+
+
+def ensure_embedded(model: ModelSpec, display: ProgressDisplay) -> None:
+    """Builds the embedded model where `model` is that and it is not there yet."""
+    from polyray.learner.embedded import build_embedded
+    from polyray.models.base_files import find_embedded
+
+    if model.path != EMBEDDED:
+        return
+    try:
+        find_embedded(Path(model.cache_dir))
+    except ConfigError:
+        display.update(phase="building the embedded model")
+        build_embedded(load_config(PretrainConfig, PRETRAIN_CONFIG, [f"cache_dir={model.cache_dir}"]))
+
+
+def differing_values(first: Lines, second: Lines) -> list[str]:
+    """'step 3: loss' for every value that is not equal, timing keys aside; a missing line counts as one."""
+    differing = [f"step {step}" for step in range(min(len(first), len(second)), max(len(first), len(second)))]
+    for one, other in zip(first, second, strict=False):
+        keys = sorted({*one, *other})
+        differing += [
+            f"step {one['step']}: {key}"
+            for key in keys
+            if not is_timing_key(key) and one.get(key, "missing") != other.get(key, "missing")
+        ]
+    return differing
 
 
 def sweep_measures(shared: SweepRun, own: SweepRun) -> list[Measure]:

@@ -6,7 +6,7 @@
 Each side samples for itself: as many completions of the same prompts, each of the same forced length. TRL has
 nothing to deliver: the model that trains is the one that samples. polyray's engine and its learner are processes of
 their own, as in a run: in one process two pools of OpenMP threads would let each other sleep at every product, which
-takes a third longer. Actors and coordinator are left out (`benchmarks loop` has them).
+takes a third longer. Actors and coordinator are left out.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def known_options(monkeypatch: pytest.MonkeyPatch, job: str) -> set[str]:
     main = main_of(job)
     subcommands = {
         "analyze": ("evaluation", "lora", "ablation", "mechanistic", "figures"),
-        "benchmarks": ("loop", "gpu"),
+        "benchmarks": ("quickstart", "gpu"),
         "curate": ("data", "selections"),
         "evaluate": ("score", "reward"),
         "judge": ("agreement",),
