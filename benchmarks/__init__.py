@@ -2,7 +2,7 @@
 
 memory.py    peak memory and duration of the whole quickstart (subcommand `quickstart`)
 gpu.py       agreement, delivery and learner throughput on a CUDA device
-trl.py       whole steps and learners beside TRL's: trl_steps.py, trl_learning.py, and trl_trainer.py for both
+trl.py       whole steps beside TRL's: trl_steps.py, trl_trainer.py
 made_groups.py, forced_lengths.py, models.py    what these compare with, and on
 learner.py   learners to be measured
 scale.py     1 to 256 simulated workers around the real coordinator

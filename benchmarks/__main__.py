@@ -5,7 +5,7 @@
   python -m benchmarks scale                1 to 256 simulated workers: throughput, cost and delays
   python -m benchmarks async                steps per minute at staleness 0 and 1; the cost of a killed worker
   python -m benchmarks sweep                trials on one fleet against fleets of their own; 32 simulated ones
-  python -m benchmarks trl                  whole steps, or the learner alone, beside TRL's GRPOTrainer
+  python -m benchmarks trl                  whole steps beside TRL's GRPOTrainer
   python -m benchmarks gpu                  agreement, delivery and learner throughput on a CUDA device
 
 `python -m benchmarks NAME --help` explains one. Exit code 1 where something is over its limit.

@@ -1,12 +1,11 @@
 """Time of the learner's RL step on a model of a given shape with random weights, on one device.
 
-Needs torch, transformers and peft: no Ray, no vLLM. Called by gpu.py, trl.py, and by tests with a tiny shape on CPU.
+Needs torch, transformers and peft: no Ray, no vLLM. Called by gpu.py, and by tests with a tiny shape on CPU.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,47 +58,6 @@ def time_learner(
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - started)
     return tuple(seconds[WARM_UP_STEPS:])
-
-
-def build_learner(
-    base: Any, groups: int, group_size: int, micro_batch_rows: int, learning_rate: float
-) -> Any:
-    """A learner of a fresh adapter on `base`, without a KL term."""
-    from polyray.config.model import LoraSpec
-    from polyray.config.run import TrainConfig
-    from polyray.learner.optim import build_optimizer, build_scheduler
-    from polyray.learner.step import PolicyLearner
-    from polyray.models.lora import add_reference, attach_adapter
-
-    config = TrainConfig.model_validate(
-        {
-            "name": "benchmark",
-            "rollout": {"prompts_per_step": groups, "group_size": group_size},
-            "learner": {"micro_batch_rows": micro_batch_rows, "learning_rate": learning_rate},
-        }
-    )
-    model = attach_adapter(base, LoraSpec(), None, base_sha256="", seed=0)
-    add_reference(model)
-    optimizer = build_optimizer(model.parameters(), config.learner)
-    return PolicyLearner(model.eval(), optimizer, build_scheduler(optimizer, config.learner), config)
-
-
-def policy_logprobs(model: Any, prompt: Any, completions: Sequence[Sequence[int]]) -> list[Any]:
-    """[T] float32 of every completion: what the policy gives its tokens."""
-    import numpy as np
-    import torch
-
-    from polyray.models.logprobs import Rows, completion_logprobs
-
-    lengths = [len(tokens) for tokens in completions]
-    ids = np.zeros((len(lengths), len(prompt) + max(lengths)), np.int64)
-    ids[:, : len(prompt)] = prompt
-    for row, tokens in zip(ids, completions, strict=True):
-        row[len(prompt) : len(prompt) + len(tokens)] = tokens
-    rows = Rows(torch.from_numpy(ids), torch.full((len(ids),), len(prompt)), torch.tensor(lengths))
-    with torch.no_grad():
-        logprobs_BT, _ = completion_logprobs(model, rows)
-    return [values_T[:length].numpy() for values_T, length in zip(logprobs_BT, lengths, strict=True)]
 
 
 def _config(load: LearnerLoad) -> Any:

@@ -1,18 +1,10 @@
-"""Synthetic groups for measuring learners: drawn lengths, random tokens, rewards 0 and 1 in turns."""
+"""Lengths and rewards that a comparison forces on both sides."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
-from benchmarks.learner import policy_logprobs
-from polyray.types import Completion, Group, PolicyVersion, Prompt, ScoredGroup
-
-PROMPT_TOKENS = 16
-FIRST_TOKEN = 3
-"""First ordinary token; earlier ones are special in the embedded vocabulary."""
+from polyray.types import Group, ScoredGroup
 
 
 def drawn_lengths(draw: np.random.Generator, count: int, longest: int, mean_share: float) -> list[int]:
@@ -21,27 +13,6 @@ def drawn_lengths(draw: np.random.Generator, count: int, longest: int, mean_shar
     lengths = np.clip(draw.exponential(mean_share * longest, count).astype(int), 1, longest)
     lengths[0] = longest
     return lengths.tolist()
-
-
-def random_tokens(
-    draw: np.random.Generator, lengths: Sequence[int], vocabulary: int
-) -> tuple[np.ndarray, list[list[int]]]:
-    """(prompt, completions) without a token in common but by chance."""
-    prompt = draw.integers(FIRST_TOKEN, vocabulary, PROMPT_TOKENS).astype(np.int32)
-    return prompt, [draw.integers(FIRST_TOKEN, vocabulary, n).tolist() for n in lengths]
-
-
-def scored_group(
-    model: Any, group_id: int, prompt: np.ndarray, tokens: Sequence[Sequence[int]]
-) -> ScoredGroup:
-    """These completions as if `model` had just sampled them."""
-    logprobs = policy_logprobs(model, prompt, tokens)
-    completions = tuple(
-        Completion(np.array(row, np.int32), values, "", "stop", index)
-        for index, (row, values) in enumerate(zip(tokens, logprobs, strict=True))
-    )
-    group = Group(group_id, Prompt(str(group_id), ""), prompt, completions, PolicyVersion(1, 0, "0" * 64))
-    return with_rewards_in_turns(group)
 
 
 def with_rewards_in_turns(group: Group) -> ScoredGroup:

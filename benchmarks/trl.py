@@ -3,8 +3,7 @@
 Both train LoRA adapters of one shape on the same model, in one dtype, with the same number of threads and the same
 micro batches; no KL term, no gradient checkpointing; every completion has an advantage.
 
---part steps: generation, scoring, learning and delivery, each side its own, lengths forced alike (trl_steps.py).
---part learning: the learners alone, on the same completions (trl_learning.py).
+A step is generation, scoring, learning and delivery, each side its own, with lengths forced alike (trl_steps.py).
 
 --model embedded: the prompts of the default task, lengths as the embedded model answers. --model random: 90 M random
 weights; --model smollm2: SmolLM2-135M-Instruct on the chat prompts of configs/train/smollm2.jsonl; both with lengths
@@ -14,7 +13,6 @@ held against the machine's limit (machine_limit.py).
   python -m benchmarks trl
   python -m benchmarks trl --model random --steps 3
   python -m benchmarks trl --model smollm2 --longest 16 --mean-share 0.5 --steps 3
-  python -m benchmarks trl --part learning --model random --mean-share 0.3 --groups 2 --out trl.json
 
 TRL is no requirement of polyray. Install it beside: pip install --no-deps --target DIR 'trl==1.16.*'; PYTHONPATH=DIR.
 """
@@ -29,7 +27,6 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.machine_limit import MACHINE
 from benchmarks.measure import Measure, conclude, machine
@@ -37,13 +34,7 @@ from benchmarks.trl_trainer import WARM_UP_STEPS, require_trl
 from polyray.cli.arguments import JobParser
 from polyray.errors import EXIT_OK
 
-LIMITS = {
-    ("steps", "embedded"): 0.7,
-    ("steps", "random"): 1 / 3,
-    ("steps", "smollm2"): 0.2,
-    ("learning", "embedded"): 1.1,
-    ("learning", "random"): 1 / 1.5,
-}
+LIMITS = {"embedded": 0.7, "random": 1 / 3, "smollm2": 0.2}
 """Limits of polyray's seconds over TRL's."""
 DEFAULTS = {
     "embedded": {"groups": 16, "group_size": 16, "longest": 10},
@@ -55,7 +46,6 @@ DEFAULTS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = JobParser("benchmarks trl", __doc__)
-    parser.add_argument("--part", choices=("steps", "learning"), default="steps", help="what is compared")
     parser.add_argument("--model", choices=tuple(DEFAULTS), default="embedded", help="what is trained")
     parser.add_argument("--steps", type=int, default=8, help="timed steps of each side (default: 8)")
     parser.add_argument("--groups", type=int, help="prompts of a step (default: 16; random and smollm2: 8)")
@@ -69,9 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--mean-share", type=float, default=0.2, help="random and smollm2: mean length / longest"
     )
     parser.add_argument("--micro-batch-rows", type=int, default=256, help="on both sides (default: 256)")
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="steps: of the base"
-    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the base")
     parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
     parser.add_argument("--out", metavar="FILE", help="write the measures as JSON")
     parser.add_argument("--check", action="store_true", help="print what would be measured as JSON and exit")
@@ -85,8 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"--steps {options.steps} --mean-share {options.mean_share} --micro-batch-rows "
             f"{options.micro_batch_rows}: at least 1 step, a share in (0, 1], and a divisor of {rows} rows are needed"
         )
-    if options.part == "learning" and (options.model == "smollm2" or options.dtype != "float32"):
-        parser.error("--part learning compares in float32, on the models embedded and random")
     if options.check:
         print(json.dumps({"job": "benchmarks trl", **vars(options)}, indent=2))
         return EXIT_OK
@@ -100,23 +86,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _measures(options: Namespace) -> list[Measure]:
     import torch
 
+    from benchmarks.trl_steps import StepSides
+
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of processes that are started here
     torch.set_num_threads(options.threads)
-    parts: Mapping[str, Sequence[float]] = {}
     # TRL prints its own metrics.
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as scratch:
-        if options.part == "learning":
-            from benchmarks.trl_learning import LearningSides
-
-            sides: Any = LearningSides(options)
-            sides.train()
-        else:
-            from benchmarks.trl_steps import StepSides
-
-            sides = StepSides(options, Path(scratch))
-            sides.train()
-            parts = sides.our_seconds
-    return comparison(options, sides.seconds, sides.lengths, parts)
+        sides = StepSides(options, Path(scratch))
+        sides.train()
+    return comparison(options, sides.seconds, sides.lengths, sides.our_seconds)
 
 
 def comparison(
@@ -129,11 +107,11 @@ def comparison(
     taken = {name: tuple(values[WARM_UP_STEPS:]) for name, values in seconds.items()}
     steps = lengths[WARM_UP_STEPS:]
     ratios = tuple(ours / theirs for ours, theirs in zip(taken["polyray"], taken["trl"], strict=True))
-    limit = LIMITS[options.part, options.model]
+    limit = LIMITS[options.model]
     limits = [parts[name][WARM_UP_STEPS:] for name in MACHINE if name in parts]
     above = tuple(ours / sum(of) for ours, *of in zip(taken["polyray"], *limits, strict=True) if of)
     return [
-        Measure(f"{options.part}, polyray / TRL, {options.model} model", ratios, "", limit),
+        Measure(f"steps, polyray / TRL, {options.model} model", ratios, "", limit),
         *([Measure("  polyray / the machine's limit", above)] if above else []),
         *(Measure(f"  {name}", values, "s") for name, values in taken.items()),
         *(

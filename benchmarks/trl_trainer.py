@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer as both comparisons use it: the LoRA, dtype and batch of polyray's side; it drives, and says when
+"""TRL's GRPOTrainer as the comparison uses it: the LoRA, dtype and batch of polyray's side; it drives, and says when
 a step of it begins and ends."""
 
 from __future__ import annotations
@@ -46,11 +46,10 @@ def build_trainer(
     prompts: Sequence[Any],
     rewards: Callable[..., list[float]],
     turns: Turns,
-    rollout: Callable[..., dict[str, Any]] | None = None,
 ) -> Any:
     """A trainer of a fresh LoRA on `model`, for as many steps as there are prompts.
 
-    `rollout` brings the completions; without it TRL samples them with transformers' `generate`.
+    TRL samples completions with transformers' `generate`.
     """
     from datasets import Dataset
     from peft import LoraConfig
@@ -79,7 +78,6 @@ def build_trainer(
             target_modules=list(lora.target_modules),
             task_type="CAUSAL_LM",
         ),
-        rollout_func=rollout,
         callbacks=[Callback()],
     )
 
