@@ -45,8 +45,6 @@ README_ARMS = (
 OWN = ("polychromic", "two-phase")
 """Beginnings of the names of polychromic arms; the other RL arms are the baselines."""
 ALPHA = 0.05
-PERMUTATIONS = 100_000
-"""Of each sign-flip test: Holm multiplies the smallest p by the number of tests."""
 TITLES = {
     "grid": "hidden traps",
     "no-traps": "no traps",
@@ -106,7 +104,6 @@ def compared(name: str) -> tuple[PairComparison, ...]:
         clusters=study.clusters,
         baseline=study.setup["reference"],
         margins={PASS_1: MARGIN_SHARE * best},
-        permutations=PERMUTATIONS,
     ).pairs
 
 

@@ -34,6 +34,9 @@ from polyray.metrics.significance import (
 
 VALUE = "value"
 """The metric's name where only one is compared."""
+_PERMUTATIONS = 100_000
+_PERMUTATIONS_PER_TEST = 200
+"""Holm multiplies the smallest p, 1 / (1 + permutations), by the number of tests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ def compare_models(
     baseline: str | None = None,
     margin: float | None = None,
     resamples: int = 2000,
-    permutations: int = 10_000,
+    permutations: int | None = None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
@@ -81,7 +84,7 @@ def compare_metrics(
     all_pairs: bool = False,
     margins: Mapping[str, float] | None = None,
     resamples: int = 2000,
-    permutations: int = 10_000,
+    permutations: int | None = None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
@@ -96,7 +99,8 @@ def compare_metrics(
         margins: metric -> the largest loss that counts as none; those metrics get a non-inferiority verdict at
             alpha = 1 - confidence. Higher is better: negate values that are to be small.
         resamples, confidence, seed: of the intervals.
-        permutations: of the sign-flip test.
+        permutations: of the sign-flip test; by default 100,000, and more where a family of over 500 tests could not
+            reach an adjusted p of .005 otherwise.
 
     Raises:
         ValueError: fewer than 2 models or clusters, models or prompts that differ between metrics, NaN, an
@@ -107,12 +111,14 @@ def compare_metrics(
     _, num_clusters = cluster_indices(clusters, num_prompts)
     if num_clusters < 2:
         raise ValueError("there is 1 cluster of prompts, at least 2 are needed to compare models")
-    settings = _Settings(clusters, num_clusters, margins or {}, resamples, permutations, confidence, seed)
     chosen = [
         ((metric, model, other), (models[model], models[other]))
         for metric, models in matrices.items()
         for other, model in _pairs(list(models), reference, all_pairs)
     ]
+    if permutations is None:
+        permutations = max(_PERMUTATIONS, _PERMUTATIONS_PER_TEST * len(chosen))
+    settings = _Settings(clusters, num_clusters, margins or {}, resamples, permutations, confidence, seed)
     columns = [first.mean(axis=0) - second.mean(axis=0) for _, (first, second) in chosen]
     intervals = mean_intervals(columns, clusters, resamples, confidence, seed, "bca")
     pairs = [

@@ -92,6 +92,12 @@ def test_comparison_adjusts_over_all_metrics_and_pairs() -> None:
     assert [(pair.low, pair.high) for pair in alone.pairs] == [(p.low, p.high) for p in found.pairs[:2]]
 
 
+def test_clear_difference_is_shown_in_a_large_family() -> None:
+    models = {"a": BASE[:20], "b": BASE[:20] + 1}
+    found = compare_metrics({f"m{index}": models for index in range(560)}, resamples=10)
+    assert max(pair.p_adjusted for pair in found.pairs) < 0.02
+
+
 def test_comparison_of_several_seeds_has_a_hierarchical_interval() -> None:
     rng = np.random.default_rng(7)
     a, b = BASE + 0.1 + 0.3 * rng.normal(size=(4, 1)), BASE + 0.3 * rng.normal(size=(3, 1))
