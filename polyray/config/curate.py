@@ -167,16 +167,11 @@ class SelectionSpec(StrictModel):
     """The best completions that differ from each other."""
 
     count: int = Field(ge=1, description="how many; 800 to 1,200 in the research this follows")
-    method: Literal["threshold", "mmr"] = Field(
-        default="threshold",
-        description="threshold: by engagement, each at least min_distance from all before; mmr: see diversity_weight",
-    )
-    min_distance: float = Field(default=0.3, ge=0, lt=2, description="1 - cosine of sentence embeddings")
-    diversity_weight: float = Field(
-        default=0.5,
+    min_distance: float = Field(
+        default=0.3,
         ge=0,
-        le=1,
-        description="w of mmr: next is the largest (1 - w) * percentile of engagement + w * distance to the nearest",
+        lt=2,
+        description="from every better one that is chosen: 1 - cosine of sentence embeddings",
     )
     max_per_prompt: int | None = Field(default=2, ge=1, description="most completions of one prompt")
     encoder: NameOrPath = Field(

@@ -1,14 +1,9 @@
-"""The best N texts that differ: by engagement under a minimum distance, or by maximal marginal relevance. Pure.
+"""The best N texts that differ: by engagement under a minimum distance. Pure.
+
+In the order of engagement, each text is at least `min_distance` (1 - cosine) from all chosen before it: of all sets
+that obey the limits, the one that comes first when texts are compared from the best on.
 
 Not here: where embeddings come from. Called by pipeline.py.
-
-    threshold   in the order of engagement, each text at least `min_distance` from all chosen before it: of all sets
-                that obey the limits, the one that comes first when texts are compared from the best on
-    mmr         next is the argmax of (1 - w) * percentile of engagement + w * distance to the nearest chosen one
-                (w = diversity_weight; the first is the one with most engagement), again with the limits; after
-                Carbonell and Goldstein, SIGIR 1998
-
-Distance is 1 - cosine.
 """
 
 from __future__ import annotations
@@ -33,29 +28,12 @@ def select(
 
     Args:
         records: the records to choose from.
-        embed: positions -> [n, D] embeddings of unit length. `threshold` asks for as many as it needs, `mmr` for all.
+        embed: positions -> [n, D] embeddings of unit length. It is asked for as many as are needed.
         spec: how many, and the limits.
         first: positions that are chosen despite the limits (a person wants them); they count.
     """
     order = best_first(records)
     wanted = sorted(first, key=order.index)
-    if spec.method == "threshold":
-        return _by_threshold(records, embed, spec, order, wanted)
-    return _by_relevance(records, embed, spec, order, wanted)
-
-
-def best_first(records: Sequence[EngagementRecord]) -> list[int]:
-    """Positions by engagement, the most first; equal ones by record_id."""
-    return sorted(range(len(records)), key=lambda at: (-records[at].engagement, records[at].record_id))
-
-
-def _by_threshold(
-    records: Sequence[EngagementRecord],
-    embed: Embed,
-    spec: SelectionSpec,
-    order: Sequence[int],
-    wanted: Sequence[int],
-) -> list[int]:
     limits = _Limits(records, spec)
     chosen = [np.asarray(row, np.float64) for row in embed(wanted)] if wanted else []
     for at in wanted:
@@ -73,44 +51,9 @@ def _by_threshold(
     return limits.taken
 
 
-def _by_relevance(
-    records: Sequence[EngagementRecord],
-    embed: Embed,
-    spec: SelectionSpec,
-    order: Sequence[int],
-    wanted: Sequence[int],
-) -> list[int]:
-    limits = _Limits(records, spec)
-    rows = np.asarray(embed(range(len(records))), np.float64)
-    nearest = np.full(len(records), np.inf)
-    percentiles = engagement_percentiles([record.engagement for record in records])
-    waiting = np.array(order)
-    queue = list(wanted)
-    while queue or len(limits.taken) < spec.count:
-        if queue:
-            chosen = queue.pop(0)
-        else:
-            allowed = [limits.allow(at) for at in waiting.tolist()]
-            waiting = waiting[allowed] if len(waiting) else waiting
-            far = waiting[nearest[waiting] >= spec.min_distance]
-            if not len(far):
-                break
-            share = spec.diversity_weight if limits.taken else 0.0
-            distance = nearest[far] if limits.taken else 0.0
-            # argmax takes the first of equal values: the one with more engagement.
-            chosen = int(far[int(np.argmax((1 - share) * percentiles[far] + share * distance))])
-        limits.take(chosen)
-        np.minimum(nearest, 1.0 - rows @ rows[chosen], out=nearest)
-    return limits.taken
-
-
-def engagement_percentiles(engagement: Sequence[float]) -> np.ndarray:
-    """[N] in (0, 1): the share of records with less, and half of those with equal engagement."""
-    values = np.asarray(engagement, np.float64)
-    ordered = np.sort(values)
-    below = np.searchsorted(ordered, values, side="left")
-    up_to = np.searchsorted(ordered, values, side="right")
-    return (below + up_to) / (2.0 * len(values))
+def best_first(records: Sequence[EngagementRecord]) -> list[int]:
+    """Positions by engagement, the most first; equal ones by record_id."""
+    return sorted(range(len(records)), key=lambda at: (-records[at].engagement, records[at].record_id))
 
 
 def diversity(embeddings: np.ndarray) -> dict[str, float | None]:
