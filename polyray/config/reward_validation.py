@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from polyray.config.base import StrictModel
-from polyray.config.paths import FilePath, NameOrPath
+from polyray.config.paths import FilePath
 from polyray.config.reward import RewardSpec, VerifierRewardSpec
 from polyray.config.run_base import RunBase
 from polyray.config.task import TaskSpec
@@ -78,24 +78,11 @@ class NgramSpec(StrictModel):
     order: int = Field(default=3, ge=1, le=5, description="longest n-gram")
 
 
-class CausalLmSpec(StrictModel):
-    """A causal language model in Hugging Face format; log p(completion | prompt)."""
-
-    type: Literal["causal_lm"] = "causal_lm"
-    path: NameOrPath = Field(description="directory of the model")
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="dtype of the model")
-    max_prompt_tokens: int = Field(default=512, ge=1, description="longer prompts lose their beginning")
-    max_completion_tokens: int = Field(default=512, ge=1, description="longest completion")
-
-
-LanguageModelSpec = Annotated[NgramSpec | CausalLmSpec, Field(discriminator="type")]
-
-
 class LogprobScorerSpec(StrictModel):
     """Mean log-probability of the completion's tokens under a language model."""
 
     type: Literal["logprob"] = "logprob"
-    model: LanguageModelSpec = Field(default=NgramSpec(), description="the language model")
+    model: NgramSpec = Field(default=NgramSpec(), description="the language model")
     direction: Direction = Field(
         default="learn",
         description="whether a higher or a lower value is better; learn: by the training part",

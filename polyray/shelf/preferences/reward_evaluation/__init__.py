@@ -3,7 +3,7 @@
 held_out.py          records -> the validated part, its pairs, and the texts for fitting
 seen.py              training data of the models, which is never validated
 scorers.py           engagement models, rewards and baselines behind one protocol
-language_models.py   log-probabilities for one of the baselines
+ngrams.py            log-probabilities for one of the baselines
 score_store.py       scores on disk, so that a killed run can resume
 measures.py          accuracy, correlation, calibration of each scorer; paired tests against the baselines
 slices.py            accuracy where it might be worse

@@ -17,7 +17,6 @@ import numpy as np
 
 from polyray.config.base import as_json
 from polyray.config.reward_validation import (
-    CausalLmSpec,
     Direction,
     EngagementScorerSpec,
     LengthScorerSpec,
@@ -174,12 +173,8 @@ class LogprobScorer:
 
     def __init__(self, name: str, spec: LogprobScorerSpec, data: HeldOut, seed: int) -> None:
         self.name = name
-        if isinstance(spec.model, NgramSpec):
-            self._logprobs = _ngram_logprobs(spec.model, data, name)
-            self.version = _version(spec, data.sha256, seed)
-        else:
-            self._logprobs, identity = _causal_logprobs(spec.model)
-            self.version = _version(spec, data.sha256, seed, identity)
+        self._logprobs = _ngram_logprobs(spec.model, data, name)
+        self.version = _version(spec, data.sha256, seed)
         tuned = data.tuning is not None and len(data.tuning.pairs) >= _MIN_DIRECTION_PAIRS
         parts = [data.tuning] if tuned and data.tuning is not None else data.fit
         better, self._sign, why = _direction(spec.direction, self._logprobs, parts, name)
@@ -263,7 +258,7 @@ def _fit_parts(data: HeldOut, name: str) -> list[Texts]:
 
 
 def _ngram_logprobs(spec: NgramSpec, data: HeldOut, name: str) -> Feature:
-    from polyray.shelf.preferences.reward_evaluation.language_models import NgramModel
+    from polyray.shelf.preferences.reward_evaluation.ngrams import NgramModel
 
     model = NgramModel(_fit_parts(data, name)[0].completions, spec.order)
 
@@ -271,13 +266,6 @@ def _ngram_logprobs(spec: NgramSpec, data: HeldOut, name: str) -> Feature:
         return np.array([model.mean_logprob(text) for text in completions], dtype=np.float64)
 
     return logprobs
-
-
-def _causal_logprobs(spec: CausalLmSpec) -> tuple[Feature, str]:
-    from polyray.shelf.preferences.reward_evaluation.language_models import CausalLm
-
-    model = CausalLm(spec)
-    return model.mean_logprobs, model.version
 
 
 def _version(spec: Any, *more: Any) -> str:
