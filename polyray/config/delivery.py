@@ -30,11 +30,11 @@ class DeliverySpec(StrictModel):
     )
 
 
-def check_quantised(model: ModelSpec, delivery: DeliverySpec, tensor_parallel_size: int) -> None:
+def check_quantised(model: ModelSpec, mode: str, tensor_parallel_size: int) -> None:
     """Raises ValueError where engines could not hold the base as the learner does."""
     if model.quantization == "none":
         return
-    if delivery.mode == "merged":
+    if mode == "merged":
         raise ValueError(
             f"delivery.mode=merged with model.quantization={model.quantization}: an adapter cannot be merged into "
             "4-bit weights; set delivery.mode=adapter"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from polyray.config.base import StrictModel
-from polyray.config.delivery import DeliverySpec, check_quantised
+from polyray.config.delivery import check_quantised
 from polyray.config.evaluation import SelectorName
 from polyray.config.gpu_share import check_room
 from polyray.config.model import ModelSpec
@@ -157,7 +157,9 @@ class GenerationServeConfig(StrictModel):
     )
     max_lora_rank: int = Field(default=16, ge=1, le=512, description="the largest rank of an adapter")
     follow_interval_s: float = Field(default=1.0, gt=0, description="how often a followed run is looked at")
-    delivery: DeliverySpec = DeliverySpec()
+    num_probes: int = Field(
+        default=2, ge=1, description="fixed sequences with log-probs that verify an adapter before it is served"
+    )
     task: TaskSpec = HiddenTrapGridSpec()
     reward: RewardSpec | None = Field(
         default=None, description="scores candidates; null: no scores, and no selector that needs them"
@@ -216,7 +218,7 @@ class GenerationServeConfig(StrictModel):
 
     @model_validator(mode="after")
     def _selector_has_its_scores(self) -> GenerationServeConfig:
-        check_quantised(self.model, self.delivery, self.engine.tensor_parallel_size)
+        check_quantised(self.model, "adapter", self.engine.tensor_parallel_size)
         if self.reward is None:
             if self.selector in ("reward", "noisy_user"):
                 raise ValueError(

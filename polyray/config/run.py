@@ -162,7 +162,7 @@ class TrainConfig(RunBase):
         _check_updates(self.algorithm, self.learner, self.rollout)
         _check_best(self.learner, self.evaluation)
         _check_sleep(self.learner, self.rollout)
-        check_quantised(self.model, self.delivery, self.rollout.tensor_parallel_size)
+        check_quantised(self.model, self.delivery.mode, self.rollout.tensor_parallel_size)
         check_whole_base(self.model, self.learner.sharding)
         if self.second_opinion is not None:
             check_no_service(self.second_opinion, "second_opinion")
@@ -294,7 +294,7 @@ class EvaluateConfig(RunBase):
 
     @model_validator(mode="after")
     def _baseline_exists(self) -> EvaluateConfig:
-        check_quantised(self.model, self.delivery, self.rollout.tensor_parallel_size)
+        check_quantised(self.model, self.delivery.mode, self.rollout.tensor_parallel_size)
         if not self.adapters:
             raise ValueError(
                 "adapters is empty; name at least one, e.g. adapters: {base: null, sft: runs/sft/adapter}"

@@ -191,4 +191,4 @@ def _probe_sequences(
     from polyray.weight_sync.probe import probe_sequences
 
     rollout = config.rollout()
-    return probe_sequences(config.task, rollout, config.delivery.num_probes, 0, model_dir, dtype)
+    return probe_sequences(config.task, rollout, config.num_probes, 0, model_dir, dtype)
