@@ -58,9 +58,9 @@ def test_right_version_is_accepted_with_its_difference_and_change(
         (
             _ack(BEFORE),
             PROBE,
-            r"worker rollout-1 .*policy-a1-v5-aaaaaaaa: .*\b0\.3 .*\b0\.0001\b.*version before",
+            r"worker rollout-1 .*policy-a1-v5-aaaaaaaa: .*\b0\.3 .*\b5e-05\b.*version before",
         ),
-        (_ack(NOW - np.array([0, 0, 2.5e-4], np.float32)), PROBE, r"0\.00025.*0\.0001$"),
+        (_ack(NOW - np.array([0, 0, 2.5e-4], np.float32)), PROBE, r"0\.00025.*5e-05$"),
         (_ack(NOW, sha256="b" * 64), PROBE, r"b{12}.*a{12}"),
         (_ack(NOW), replace(PROBE, logprobs=np.full(3, np.nan, np.float32)), "finite"),
         *((_ack(np.array([-0.5, value, -0.1])), PROBE, "finite") for value in (np.nan, np.inf, -np.inf)),
@@ -132,6 +132,15 @@ def _refusal(
     except WeightSyncMismatch as error:
         return str(error)
     return None
+
+
+@pytest.mark.parametrize(("difference", "refused"), [(4e-5, False), (6e-5, True)])
+def test_float32_is_judged_by_four_tokens_of_five(difference: float, refused: bool) -> None:
+    run, verifier = NoisyRun(0.0, 0), SyncVerifier("float32")
+    size = np.full(TOKENS, difference, np.float32)
+    size[: TOKENS // 6] = 1e-3
+    answer = run.update.probe.logprobs + np.where(np.arange(TOKENS) % 2, size, -size)
+    assert (_refusal(verifier, run.update, answer) is not None) is refused
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "nf4"])
