@@ -45,7 +45,8 @@ def run_sweep(config: SweepConfig, plans: list[TrialPlan]) -> None:
     from polyray.runs.run_directory import RunDirectory
 
     with ProgressDisplay() as display, RunDirectory.open(config) as directory:
-        if not directory.finished:
+        # A sweep has its results without the trials that failed; the next start tries those again.
+        if not directory.finished or directory.summary()["failed"]:
             check_inputs(config, plans)
             sweep(config, plans, evaluation, directory, display)
         _show(directory, display)
@@ -217,7 +218,14 @@ def _conclude(
     write_sweep_report(results, root / "report.html")
     best = results["recommendation"]["adapter"]
     shutil.copytree(trial_dir(config, best) / "adapter", root / "best", dirs_exist_ok=True)
-    return {"report": str(root / "report.html"), "best": str(root / "best"), "trial": best}
+    failed = [trial.trial_id for trial in trials if trial.status == "failed"]
+    return {
+        "report": str(root / "report.html"),
+        "best": str(root / "best"),
+        "trial": best,
+        "trials": len(trials),
+        "failed": failed,
+    }
 
 
 def _objective(plan: TrialPlan) -> str:
@@ -236,4 +244,9 @@ def _show(directory: RunDirectory, display: ProgressDisplay) -> None:
         f"adapter   {summary['best']}   ({summary['trial']}: {results['recommendation']['setting']})"
     )
     display.note(f"report    {Path(summary['report'])}")
+    if summary["failed"]:
+        display.note(
+            f"failed    {len(summary['failed'])} of {summary['trials']} trials; the results are those of the others, "
+            "and the same command tries the failed ones again"
+        )
     show_cost(directory.paths.root, display)

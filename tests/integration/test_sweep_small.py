@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,14 @@ def test_stopped_and_blocked_trials_leave_no_resources_and_the_others_are_compar
     assert (config.run_dir / "best" / "adapter_model.safetensors").is_file()
     with pytest.raises(ConfigError, match="seeds"):
         RunDirectory.open(config.model_copy(update={"seeds": (0,)}))
+
+    shutil.rmtree(blocked)
+    with RunDirectory.open(config) as directory, ProgressDisplay() as display:
+        assert directory.summary()["failed"] == [plans[0].trial_id]
+        sweep(config, plans, evaluation, directory, display)
+        assert directory.summary()["failed"] == []
+    again = read_trials(config.run_dir / "trials.jsonl")
+    assert [trial.status for trial in again] == ["done", "done", "done", "stopped"]
+    assert [trial.tokens for trial in again[1:]] == [trial.tokens for trial in trials[1:]]
+    results = json.loads((config.run_dir / "results.json").read_text())
+    assert [len(entry["counted"]) for entry in results["settings"]] == [2, 1]
