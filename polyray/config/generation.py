@@ -158,7 +158,9 @@ class GenerationServeConfig(StrictModel):
     max_lora_rank: int = Field(default=16, ge=1, le=512, description="the largest rank of an adapter")
     follow_interval_s: float = Field(default=1.0, gt=0, description="how often a followed run is looked at")
     num_probes: int = Field(
-        default=2, ge=1, description="fixed sequences with log-probs that verify an adapter before it is served"
+        default=2,
+        ge=1,
+        description="fixed sequences with log-probs that verify an adapter before it is served",
     )
     task: TaskSpec = HiddenTrapGridSpec()
     reward: RewardSpec | None = Field(

@@ -23,8 +23,8 @@ from polyray.weight_sync.evidence import distinct_tokens, is_nearer, is_unmoved,
 EXACT_NATS = 5e-5
 """Largest difference in float32 on EXACT_SHARE of the tokens.
 
-Single tokens say nothing: where activations nearly cancel, two sound orders of the same sums differ by up to 7e-4 nats
-in a sharp model, on 1 token of 600. The share is then within 1e-5."""
+Single tokens say nothing: where activations nearly cancel, two sound orders of the same sums differ by up to 7e-4
+nats in a sharp model, and four tokens of five by at most 1e-5."""
 EXACT_SHARE = 0.8
 NOISE_FACTOR = 2.0
 """Limit of the mean difference in 16 bits, in multiples of that of the first version."""
@@ -102,9 +102,9 @@ class SyncVerifier:
     def check(self, ack: SyncAck, update: PolicyUpdate) -> SyncProof:
         """Raises WeightSyncMismatch unless the acknowledged numbers are this version's.
 
-        In float32 EXACT_SHARE of the tokens agree to EXACT_NATS. In 16 bits the mean difference is at most NOISE_FACTOR times
-        that of the first version, and the answer moved from those of other versions and of the base. In both, it is
-        not clearly nearer to the version before or to the base, and its change from the base has the learner's size.
+        In float32 EXACT_SHARE of the tokens agree to EXACT_NATS. In 16 bits the mean difference is at most
+        NOISE_FACTOR times that of the first version, and the answer moved from those of other versions and of the
+        base. In both, it is not clearly nearer to the version before or to the base, and its change from the base has the learner's size.
         A magnified adapter has to agree as well as the version itself.
         Where the learner hardly moved, versions cannot be told apart, and the old weights serve the new version.
         """
