@@ -104,7 +104,8 @@ class SyncVerifier:
 
         In float32 EXACT_SHARE of the tokens agree to EXACT_NATS. In 16 bits the mean difference is at most
         NOISE_FACTOR times that of the first version, and the answer moved from those of other versions and of the
-        base. In both, it is not clearly nearer to the version before or to the base, and its change from the base has the learner's size.
+        base. In both, it is not clearly nearer to the version before or to the base, and its change from the base has
+        the learner's size.
         A magnified adapter has to agree as well as the version itself.
         Where the learner hardly moved, versions cannot be told apart, and the old weights serve the new version.
         """
