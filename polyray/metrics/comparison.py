@@ -34,9 +34,8 @@ from polyray.metrics.significance import (
 
 VALUE = "value"
 """The metric's name where only one is compared."""
-_PERMUTATIONS = 100_000
-_PERMUTATIONS_PER_TEST = 200
-"""Holm multiplies the smallest p, 1 / (1 + permutations), by the number of tests."""
+PERMUTATIONS = 100_000
+"""Holm multiplies the smallest p, 1 / (1 + permutations), by the number of tests: up to 5,000 can be shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ def compare_models(
     baseline: str | None = None,
     margin: float | None = None,
     resamples: int = 2000,
-    permutations: int | None = None,
+    permutations: int = PERMUTATIONS,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
@@ -84,7 +83,7 @@ def compare_metrics(
     all_pairs: bool = False,
     margins: Mapping[str, float] | None = None,
     resamples: int = 2000,
-    permutations: int | None = None,
+    permutations: int = PERMUTATIONS,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
@@ -99,8 +98,7 @@ def compare_metrics(
         margins: metric -> the largest loss that counts as none; those metrics get a non-inferiority verdict at
             alpha = 1 - confidence. Higher is better: negate values that are to be small.
         resamples, confidence, seed: of the intervals.
-        permutations: of the sign-flip test; by default 100,000, and more where a family of over 500 tests could not
-            reach an adjusted p of .005 otherwise.
+        permutations: of the sign-flip test.
 
     Raises:
         ValueError: fewer than 2 models or clusters, models or prompts that differ between metrics, NaN, an
@@ -116,8 +114,6 @@ def compare_metrics(
         for metric, models in matrices.items()
         for other, model in _pairs(list(models), reference, all_pairs)
     ]
-    if permutations is None:
-        permutations = max(_PERMUTATIONS, _PERMUTATIONS_PER_TEST * len(chosen))
     settings = _Settings(clusters, num_clusters, margins or {}, resamples, permutations, confidence, seed)
     columns = [first.mean(axis=0) - second.mean(axis=0) for _, (first, second) in chosen]
     intervals = mean_intervals(columns, clusters, resamples, confidence, seed, "bca")

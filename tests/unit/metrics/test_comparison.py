@@ -92,10 +92,9 @@ def test_comparison_adjusts_over_all_metrics_and_pairs() -> None:
     assert [(pair.low, pair.high) for pair in alone.pairs] == [(p.low, p.high) for p in found.pairs[:2]]
 
 
-def test_clear_difference_is_shown_in_a_large_family() -> None:
-    models = {"a": BASE[:20], "b": BASE[:20] + 1}
-    found = compare_metrics({f"m{index}": models for index in range(560)}, resamples=10)
-    assert max(pair.p_adjusted for pair in found.pairs) < 0.02
+def test_smallest_p_leaves_room_for_large_families() -> None:
+    [pair] = compare_models({"a": BASE[:40], "b": BASE[:40] + 1}, resamples=10).pairs
+    assert pair.primary.p_value * 4_000 < 0.05
 
 
 def test_comparison_of_several_seeds_has_a_hierarchical_interval() -> None:
