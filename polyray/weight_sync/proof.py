@@ -21,10 +21,10 @@ from polyray.types import PolicyVersion
 from polyray.weight_sync.evidence import distinct_tokens, is_nearer, is_unmoved, typical_size, wrong_scale
 
 EXACT_NATS = 5e-5
-"""Largest difference in float32 on EXACT_SHARE of the tokens.
+"""Largest difference in float32 on EXACT_SHARE of the distinct tokens.
 
-Single tokens say nothing: where activations nearly cancel, two sound orders of the same sums differ by up to 7e-4
-nats in a sharp model, and four tokens of five by at most 1e-5."""
+Single tokens say nothing. In a sharp model learner and engine differ by up to 7e-4 nats on one of them, because they
+add in another order; on four of five by at most 1e-5."""
 EXACT_SHARE = 0.8
 NOISE_FACTOR = 2.0
 """Limit of the mean difference in 16 bits, in multiples of that of the first version."""
@@ -105,8 +105,7 @@ class SyncVerifier:
         In float32 EXACT_SHARE of the tokens agree to EXACT_NATS. In 16 bits the mean difference is at most
         NOISE_FACTOR times that of the first version, and the answer moved from those of other versions and of the
         base. In both, it is not clearly nearer to the version before or to the base, and its change from the base has
-        the learner's size.
-        A magnified adapter has to agree as well as the version itself.
+        the learner's size. A magnified adapter has to agree as well as the version itself.
         Where the learner hardly moved, versions cannot be told apart, and the old weights serve the new version.
         """
         probe, policy = update.probe, update.policy
@@ -119,7 +118,8 @@ class SyncVerifier:
         worst, mean = float(difference_N.max()), float(difference_N.mean())
         noise = float(difference_N[evidence_N].mean()) if evidence_N.any() else mean
         if self._is_exact:
-            judged, limit = float(np.quantile(difference_N, EXACT_SHARE, method="higher")), EXACT_NATS
+            judged = float(np.quantile(difference_N[evidence_N], EXACT_SHARE, method="higher"))
+            limit = EXACT_NATS
         else:
             judged, limit = noise, self._noise_limit(probe)
         served = self._served_instead(ack, update, evidence_N)

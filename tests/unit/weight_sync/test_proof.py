@@ -143,6 +143,14 @@ def test_float32_is_judged_by_four_tokens_of_five(difference: float, refused: bo
     assert (_refusal(verifier, run.update, answer) is not None) is refused
 
 
+def test_shared_beginning_hides_no_difference_in_float32() -> None:
+    # 20 sequences begin alike and are sound there; their own last tokens, 1 of 11, are not.
+    sequences = tuple((*range(11), index) for index in range(20))
+    wrong = np.tile([0.0] * 10 + [1e-3], 20).astype(np.float32)
+    with pytest.raises(WeightSyncMismatch, match=r"0\.001"):
+        _check(_ack(wrong), Probe(sequences, np.zeros(220, np.float32), None))
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "nf4"])
 @pytest.mark.parametrize("step", [0.0, 0.002, 0.03, 0.3])
 @pytest.mark.parametrize("warm", [0.0, 1.0])
