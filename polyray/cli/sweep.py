@@ -4,7 +4,8 @@ Reads a SweepConfig (configs/sweep/): a file of polyray train and what varies in
 uniform, loguniform; every setting with every seed. Settings are planned, or suggested by Optuna one after another
 (search.type=optuna), also for several objectives. Trials run on Ray Tune and share one fleet of engines and one
 reward service. Writes runs/NAME/: trials/ID/ (a run directory each), trials.jsonl, evaluation/, results.json,
-report.html and best/ (the recommended adapter). The same command resumes a stopped sweep.
+report.html and best/ (the recommended adapter). The same command resumes a stopped sweep; failed trials are tried
+again.
 
   polyray sweep configs/sweep/lambda_seed.yaml
   polyray sweep configs/sweep/lambda_seed.yaml 'seeds=[0,1]' name=first scheduler.type=asha
@@ -19,9 +20,9 @@ from dataclasses import replace
 
 from polyray.cli.arguments import parse
 from polyray.config.sweep import SweepConfig
-from polyray.errors import EXIT_OK
+from polyray.errors import EXIT_FAILURE, EXIT_OK
 from polyray.sweeps.plan import derived_sizes, plan_trials, with_default_metric
-from polyray.sweeps.study import check_inputs, run_sweep
+from polyray.sweeps.study import check_inputs, failed_trials, run_sweep
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             inputs=lambda: check_inputs(args.config, plans, only_look=True),
         )
     run_sweep(args.config, plans)
-    return EXIT_OK
+    return EXIT_FAILURE if failed_trials(args.config) else EXIT_OK
 
 
 def _add_options(parser: ArgumentParser) -> None:

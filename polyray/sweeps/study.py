@@ -46,10 +46,17 @@ def run_sweep(config: SweepConfig, plans: list[TrialPlan]) -> None:
 
     with ProgressDisplay() as display, RunDirectory.open(config) as directory:
         # A sweep has its results without the trials that failed; the next start tries those again.
-        if not directory.finished or directory.summary()["failed"]:
+        if not directory.finished or failed_trials(config):
             check_inputs(config, plans)
             sweep(config, plans, evaluation, directory, display)
-        _show(directory, display)
+        _show(config, directory, display)
+
+
+def failed_trials(config: SweepConfig) -> list[dict[str, Any]]:
+    """Lines of trials.jsonl."""
+    from polyray.runs.jsonl import read_jsonl
+
+    return [line for line in read_jsonl(config.run_dir / "trials.jsonl") if line["status"] == "failed"]
 
 
 def check_inputs(config: SweepConfig, plans: list[TrialPlan], *, only_look: bool = False) -> None:
@@ -218,14 +225,7 @@ def _conclude(
     write_sweep_report(results, root / "report.html")
     best = results["recommendation"]["adapter"]
     shutil.copytree(trial_dir(config, best) / "adapter", root / "best", dirs_exist_ok=True)
-    failed = [trial.trial_id for trial in trials if trial.status == "failed"]
-    return {
-        "report": str(root / "report.html"),
-        "best": str(root / "best"),
-        "trial": best,
-        "trials": len(trials),
-        "failed": failed,
-    }
+    return {"report": str(root / "report.html"), "best": str(root / "best"), "trial": best}
 
 
 def _objective(plan: TrialPlan) -> str:
@@ -234,7 +234,7 @@ def _objective(plan: TrialPlan) -> str:
     return " ".join(filter(None, [algorithm.type, getattr(algorithm, "objective", "")]))
 
 
-def _show(directory: RunDirectory, display: ProgressDisplay) -> None:
+def _show(config: SweepConfig, directory: RunDirectory, display: ProgressDisplay) -> None:
     from polyray.launch.cost import show_cost
 
     results = json.loads((directory.paths.root / "results.json").read_text(encoding="utf-8"))
@@ -244,9 +244,9 @@ def _show(directory: RunDirectory, display: ProgressDisplay) -> None:
         f"adapter   {summary['best']}   ({summary['trial']}: {results['recommendation']['setting']})"
     )
     display.note(f"report    {Path(summary['report'])}")
-    if summary["failed"]:
+    if failed := failed_trials(config):
         display.note(
-            f"failed    {len(summary['failed'])} of {summary['trials']} trials; the results are those of the others, "
-            "and the same command tries the failed ones again"
+            f"failed    {len(failed)} of {config.num_trials} trials. The results are those of the others; the same "
+            "command tries the failed ones again"
         )
     show_cost(directory.paths.root, display)

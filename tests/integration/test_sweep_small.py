@@ -19,7 +19,7 @@ from polyray.errors import ConfigError
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory
 from polyray.sweeps.plan import plan_trials, trial_dir
-from polyray.sweeps.study import evaluation_of, sweep
+from polyray.sweeps.study import evaluation_of, failed_trials, sweep
 from tests.conftest import REPOSITORY_ROOT, alive_actors
 from tests.unit.report.sweep_fixtures import read_trials
 
@@ -109,9 +109,9 @@ def test_stopped_and_blocked_trials_leave_no_resources_and_the_others_are_compar
 
     shutil.rmtree(blocked)
     with RunDirectory.open(config) as directory, ProgressDisplay() as display:
-        assert directory.summary()["failed"] == [plans[0].trial_id]
+        assert [line["trial_id"] for line in failed_trials(config)] == [plans[0].trial_id]
         sweep(config, plans, evaluation, directory, display)
-        assert directory.summary()["failed"] == []
+    assert failed_trials(config) == []
     again = read_trials(config.run_dir / "trials.jsonl")
     assert [trial.status for trial in again] == ["done", "done", "done", "stopped"]
     assert [trial.tokens for trial in again[1:]] == [trial.tokens for trial in trials[1:]]

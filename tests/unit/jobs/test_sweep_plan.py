@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from polyray.errors import ConfigError, DataError, LearnerError
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunPaths
 from polyray.sweeps import run as sweep_run
-from polyray.sweeps.plan import plan_trials, settings
+from polyray.sweeps.plan import TrialPlan, plan_trials, settings
 from polyray.sweeps.run import _Watch, _with_own_file
 from polyray.sweeps.scheduler import scheduler_of
 from polyray.sweeps.study import check_axes, evaluation_of
@@ -354,3 +355,17 @@ def test_reason_of_a_failure_is_its_message_without_traceback() -> None:
     assert reason_of(traceback) == "polyray.errors.ConfigError: a: b -> c d"
     assert reason_of("Killed") == "Killed"
     assert "process" in reason_of("")
+
+
+@pytest.mark.parametrize(("status", "exit_code"), [("done", 0), ("failed", 1)])
+def test_sweep_with_a_failed_trial_has_the_exit_code_of_a_failure(
+    status: str, exit_code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(config: SweepConfig, plans: list[TrialPlan]) -> None:
+        config.run_dir.mkdir()
+        (config.run_dir / "trials.jsonl").write_text(
+            json.dumps({"trial_id": "t000", "status": status}) + "\n"
+        )
+
+    monkeypatch.setattr("polyray.cli.sweep.run_sweep", ended)
+    assert main([str(ROOT / "configs/sweep/lambda_seed.yaml"), f"runs_dir={tmp_path}"]) == exit_code
