@@ -25,7 +25,7 @@ EXACT_NATS = 5e-5
 
 Single tokens say nothing. In a sharp model learner and engine differ by up to 7e-4 nats on one of them, because they
 add in another order; on four of five by at most 1e-5."""
-EXACT_SHARE = 0.8
+EXACT_SHARE = 4 / 5
 NOISE_FACTOR = 2.0
 """Limit of the mean difference in 16 bits, in multiples of that of the first version."""
 MAGNIFIED_FACTOR = 1.7
@@ -124,7 +124,7 @@ class SyncVerifier:
             judged, limit = noise, self._noise_limit(probe)
         served = self._served_instead(ack, update, evidence_N)
         if judged > limit or served:
-            statistic = f"on {EXACT_SHARE:.0%} of them" if self._is_exact else "mean"
+            statistic = "largest on four tokens of five" if self._is_exact else "mean"
             served = served or _nearest(ack.logprobs, probe)
             raise WeightSyncMismatch(
                 f"{who}: its log-probs of the probe tokens differ from the learner's by {judged:.3g} "
