@@ -44,7 +44,7 @@ from polyray.metrics.correlation import (
     without_group_means,
 )
 from polyray.metrics.diversity import mean_pairwise_cosine_distance, output_entropy, vendi_score
-from polyray.metrics.effect_sizes import cliffs_delta, cohens_d, cohens_d_z, hedges_g
+from polyray.metrics.effect_sizes import cliffs_delta, cohens_d, cohens_d_z
 from polyray.metrics.efficiency import (
     collapse_point,
     diversity_efficiency_null,
@@ -67,9 +67,7 @@ from polyray.metrics.selection import (
 from polyray.metrics.significance import (
     SignificanceTest,
     mann_whitney,
-    paired_t,
     sign_flip_permutation_test,
-    wilcoxon_signed_rank,
 )
 from polyray.metrics.success_distribution import (
     GoodnessOfFit,
@@ -125,7 +123,6 @@ __all__ = [
     "fit_success_distribution",
     "goodness_of_fit",
     "group_correlations",
-    "hedges_g",
     "hierarchical_intervals",
     "holm",
     "hypervolume",
@@ -140,7 +137,6 @@ __all__ = [
     "pair_hits",
     "paired_bootstrap",
     "paired_hierarchical_bootstrap",
-    "paired_t",
     "pareto_front",
     "pass_at_k",
     "random_at_k",
@@ -153,7 +149,6 @@ __all__ = [
     "usq_at_k_sampled",
     "vendi_score",
     "vocabulary_richness",
-    "wilcoxon_signed_rank",
     "within_group_pairs",
     "without_group_means",
 ]

@@ -14,12 +14,11 @@ from polyray.metrics.significance import SignificanceTest
 
 @dataclass(frozen=True, slots=True)
 class EffectSizes:
-    """e.g. EffectSizes(cohens_d=.12, cohens_d_z=.31, hedges_g=.12, cliffs_delta=.08)."""
+    """e.g. EffectSizes(cohens_d=.12, cohens_d_z=.31, cliffs_delta=.08)."""
 
     cohens_d: float
     cohens_d_z: float
     """Cohen's d_z of the pairs; infinite if all prompts differ by the same amount."""
-    hedges_g: float
     cliffs_delta: float
 
     def as_json(self) -> dict[str, float | None]:
@@ -36,9 +35,8 @@ class PairComparison:
         PairComparison(metric="pass_at_k/8", model="polychromic", baseline="grpo", mean=.61, baseline_mean=.57,
                        difference=.04, low=.015, high=.066, hierarchical=None, num_prompts=400,
                        num_clusters=120, num_seeds=(1, 1), primary=SignificanceTest(...),
-                       secondary=(SignificanceTest(...), ...), p_adjusted=.012,
-                       secondary_p_adjusted=(.02, .011, .3), effect_sizes=EffectSizes(...),
-                       non_inferiority=None)
+                       mann_whitney=SignificanceTest(...), p_adjusted=.012, mann_whitney_p_adjusted=.3,
+                       effect_sizes=EffectSizes(...), non_inferiority=None)
     """
 
     metric: str
@@ -58,12 +56,12 @@ class PairComparison:
     """Seeds of model and of baseline."""
     primary: SignificanceTest
     """Sign-flip permutation over clusters, of the mean over seeds."""
-    secondary: tuple[SignificanceTest, ...]
-    """Wilcoxon, paired t (both over clusters), Mann-Whitney (unpaired)."""
+    mann_whitney: SignificanceTest
+    """Unpaired, for readers who know it from elsewhere."""
     p_adjusted: float
     """Adjusted p-value of the primary test, within the family of all pairs and metrics."""
-    secondary_p_adjusted: tuple[float, ...]
-    """Each secondary test within the same family of tests of its own kind."""
+    mann_whitney_p_adjusted: float
+    """Adjusted within the family of Mann-Whitney tests."""
     effect_sizes: EffectSizes
     non_inferiority: NonInferiority | None
     """Test of non-inferiority; None without a margin."""
@@ -71,7 +69,6 @@ class PairComparison:
     def as_json(self) -> dict[str, Any]:
         """JSON entry."""
         interval = self.hierarchical
-        written = zip(self.secondary, self.secondary_p_adjusted, strict=True)
         return {
             "metric": self.metric,
             "model": self.model,
@@ -86,7 +83,7 @@ class PairComparison:
             "n_clusters": self.num_clusters,
             "n_seeds": list(self.num_seeds),
             "primary": self.primary.as_json() | {"p_adjusted": self.p_adjusted},
-            "secondary": [test.as_json() | {"p_adjusted": p} for test, p in written],
+            "mann_whitney": self.mann_whitney.as_json() | {"p_adjusted": self.mann_whitney_p_adjusted},
             "effect_sizes": self.effect_sizes.as_json(),
             "non_inferiority": None if self.non_inferiority is None else self.non_inferiority.as_json(),
         }

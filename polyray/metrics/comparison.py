@@ -2,7 +2,7 @@
 
     values --mean over seeds--> [P] per model --pairs--> difference per prompt
       difference with its BCa interval           (bootstrap.py; over seeds as well where there are several)
-      p-value: sign-flip permutation             (significance.py; Wilcoxon, paired t, Mann-Whitney beside it)
+      p-value: sign-flip permutation             (significance.py; Mann-Whitney beside it)
       effect sizes                               (effect_sizes.py)
       "quality is kept" within a margin          (non_inferiority.py)
     all pairs of all metrics --> adjusted p-values   (multiplicity.py)
@@ -22,15 +22,10 @@ from polyray.metrics.arrays import Floats, seed_matrix
 from polyray.metrics.bootstrap import MeanInterval, mean_intervals, paired_hierarchical_bootstrap
 from polyray.metrics.clusters import cluster_indices
 from polyray.metrics.compared import Comparison, EffectSizes, PairComparison
-from polyray.metrics.effect_sizes import cliffs_delta, cohens_d, cohens_d_z, hedges_g
+from polyray.metrics.effect_sizes import cliffs_delta, cohens_d, cohens_d_z
 from polyray.metrics.multiplicity import holm
 from polyray.metrics.non_inferiority import tost_non_inferiority
-from polyray.metrics.significance import (
-    mann_whitney,
-    paired_t,
-    sign_flip_permutation_test,
-    wilcoxon_signed_rank,
-)
+from polyray.metrics.significance import mann_whitney, sign_flip_permutation_test
 
 VALUE = "value"
 """The metric's name where only one is compared."""
@@ -176,11 +171,7 @@ def _pair(
     differences, clusters = first - second, settings.clusters
     margin = settings.margins.get(names[0])
     primary = sign_flip_permutation_test(differences, clusters, settings.permutations, settings.seed)
-    secondary = (
-        wilcoxon_signed_rank(differences, clusters),
-        paired_t(differences, clusters),
-        mann_whitney(first, second),
-    )
+    unpaired = mann_whitney(first, second)
     return PairComparison(
         metric=names[0],
         model=names[1],
@@ -199,13 +190,12 @@ def _pair(
         num_clusters=settings.num_clusters,
         num_seeds=(len(matrices[0]), len(matrices[1])),
         primary=primary,
-        secondary=secondary,
+        mann_whitney=unpaired,
         p_adjusted=primary.p_value,
-        secondary_p_adjusted=tuple(test.p_value for test in secondary),
+        mann_whitney_p_adjusted=unpaired.p_value,
         effect_sizes=EffectSizes(
             cohens_d(first, second),
             cohens_d_z(differences),
-            hedges_g(first, second),
             cliffs_delta(first, second),
         ),
         non_inferiority=None
@@ -219,15 +209,8 @@ def _pair(
 def _adjusted_pairs(pairs: list[PairComparison]) -> tuple[PairComparison, ...]:
     """Every test adjusted by Holm within the tests of its kind over all pairs."""
     primary = holm([pair.primary.p_value for pair in pairs])
-    by_test = [
-        holm([test.p_value for test in tests])
-        for tests in zip(*(pair.secondary for pair in pairs), strict=True)
-    ]
+    unpaired = holm([pair.mann_whitney.p_value for pair in pairs])
     return tuple(
-        replace(
-            pair,
-            p_adjusted=float(primary[number]),
-            secondary_p_adjusted=tuple(float(values[number]) for values in by_test),
-        )
-        for number, pair in enumerate(pairs)
+        replace(pair, p_adjusted=float(p_adjusted), mann_whitney_p_adjusted=float(unpaired_p))
+        for pair, p_adjusted, unpaired_p in zip(pairs, primary, unpaired, strict=True)
     )

@@ -1,6 +1,6 @@
-"""Effect sizes, in units that do not depend on the metric: Cohen's d, d_z, Hedges' g, Cliff's delta.
+"""Effect sizes, in units that do not depend on the metric: Cohen's d, d_z, Cliff's delta.
 
-Not here: whether it could be chance (significance.py). d, g and delta compare two samples and ignore that
+Not here: whether it could be chance (significance.py). d and delta compare two samples and ignore that
 prompts are paired; d_z is for pairs. Called by comparison.py.
 """
 
@@ -25,13 +25,6 @@ def cohens_d(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     squares = _squares(first) + _squares(second)
     pooled = np.sqrt(squares / (len(first) + len(second) - 2))
     return _standardised(_mean(first) - _mean(second), float(pooled))
-
-
-def hedges_g(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """Cohen's d times 1 - 3 / (4 (n_a + n_b) - 9), which removes its bias in small samples (Hedges 1981)."""
-    d = cohens_d(a, b)
-    num_values = np.size(np.asarray(a)) + np.size(np.asarray(b))
-    return d * (1.0 - 3.0 / (4.0 * num_values - 9.0))
 
 
 def cohens_d_z(differences: npt.ArrayLike) -> float:

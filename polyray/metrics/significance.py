@@ -1,9 +1,9 @@
 """Two-sided tests of "no difference" between two models on the same prompts.
 
 The primary one is the sign-flip permutation test: it asks for nothing but exchangeable signs, and its unit is
-the cluster of prompts. Wilcoxon and the paired t test are its secondary companions; Mann-Whitney ignores the
-pairing and is offered because others report it. Not here: adjusting p-values for many tests
-(multiplicity.py), showing that two models are equal (non_inferiority.py). Called by comparison.py.
+the cluster of prompts. Mann-Whitney ignores the pairing and is offered because others report it. Not here:
+adjusting p-values for many tests (multiplicity.py), showing that two models are equal (non_inferiority.py).
+Called by comparison.py.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from polyray.metrics.clusters import ClusterTotals, cluster_totals
 
 _EXACT_CLUSTERS = 16
 """2^16 sign patterns are enumerated in milliseconds."""
-_EXACT_WILCOXON = 50
-"""The exact distribution is for differences without ties; above this many the normal one is as good."""
 _FLIPS_AT_ONCE = 1_000_000
 _ROUNDING = 1e-12
 """Relative: differences of pass rates that are equal as fractions differ by rounding."""
@@ -36,18 +34,18 @@ class SignificanceTest:
 
     name: str
     statistic: float
-    """Mean difference, W, U or t; infinite where all differences are one and the same number."""
+    """Mean difference or U."""
     p_value: float
     num_units: int
-    """Number of independent units: clusters, for Wilcoxon those that differ, for Mann-Whitney values."""
+    """Number of independent units: clusters, for Mann-Whitney values."""
     exact: bool
     """The p-value follows from the test's exact null distribution, not from a limit or random flips."""
 
     def as_json(self) -> dict[str, Any]:
-        """JSON entry; null for a statistic that is not finite."""
+        """JSON entry."""
         return {
             "name": self.name,
-            "statistic": self.statistic if np.isfinite(self.statistic) else None,
+            "statistic": self.statistic,
             "p_value": self.p_value,
             "num_units": self.num_units,
             "exact": self.exact,
@@ -94,54 +92,8 @@ def sign_flip_permutation_test(
     return SignificanceTest("sign_flip_permutation", totals.mean, p_value, len(totals), exact)
 
 
-def wilcoxon_signed_rank(
-    differences: npt.ArrayLike,
-    clusters: npt.ArrayLike | None = None,
-) -> SignificanceTest:
-    """Wilcoxon's signed-rank test of the clusters' mean differences; those without a difference are left out.
-
-    Exact for at most 50 different ones, else the normal limit with continuity and tie correction.
-    """
-    from scipy import stats
-
-    means = _totals(differences, clusters).means_C
-    largest = np.abs(means).max()
-    if largest > 0:
-        # Ranks see every bit: equal differences must be made equal.
-        means = np.round(means / largest, 12)
-    means = means[means != 0]
-    if not len(means):
-        return SignificanceTest("wilcoxon_signed_rank", 0.0, 1.0, 0, True)
-    exact = len(means) <= _EXACT_WILCOXON and len(np.unique(np.abs(means))) == len(means)
-    found: Any = stats.wilcoxon(means, method="exact" if exact else "asymptotic", correction=not exact)
-    return SignificanceTest(
-        "wilcoxon_signed_rank", float(found.statistic), float(found.pvalue), len(means), exact
-    )
-
-
-def paired_t(
-    differences: npt.ArrayLike,
-    clusters: npt.ArrayLike | None = None,
-) -> SignificanceTest:
-    """t test of the mean difference; with clusters its standard error is that of a ratio, on C - 1 degrees.
-
-    Raises:
-        ValueError: fewer than 2 clusters.
-    """
-    from scipy import stats
-
-    totals = _totals(differences, clusters)
-    error = standard_error(totals)
-    statistic = 0.0
-    if totals.mean != 0:
-        statistic = totals.mean / error if error > 0 else float(np.copysign(np.inf, totals.mean))
-    degrees = len(totals) - 1
-    p_value = 2 * stats.t.sf(abs(statistic), degrees)
-    return SignificanceTest("paired_t", float(statistic), float(p_value), len(totals), False)
-
-
 def mann_whitney(a: npt.ArrayLike, b: npt.ArrayLike) -> SignificanceTest:
-    """Mann-Whitney U of two samples that are *not* paired; ignores pairs and clusters, hence secondary.
+    """Mann-Whitney U of two samples that are *not* paired; ignores pairs and clusters.
 
     Exact where there are no ties and one side has at most 8 values, else the normal limit.
     """

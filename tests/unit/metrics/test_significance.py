@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from polyray.metrics import (
     holm,
     mann_whitney,
-    paired_t,
     sign_flip_permutation_test,
     tost_non_inferiority,
-    wilcoxon_signed_rank,
 )
+from polyray.metrics.clusters import cluster_totals
+from polyray.metrics.significance import standard_error
 
 stats: Any = scipy.stats  # its results are typed as bunches of anything
 
@@ -69,54 +69,27 @@ def test_random_sign_flips_count_the_observed_one_and_share_a_seed() -> None:
     assert sliced.p_value == 1.0
 
 
-def test_wilcoxon_equals_scipy() -> None:
-    rng = np.random.default_rng(5)
-    few, many = rng.normal(0.3, 1, 20), rng.normal(0.1, 1, 80)
-    found = wilcoxon_signed_rank(few)
-    assert found.exact
-    assert found.p_value == pytest.approx(stats.wilcoxon(few, method="exact").pvalue)
-    found = wilcoxon_signed_rank(np.append(many, [0.0, 0.0]))
-    assert (found.exact, found.num_units) == (False, 80)
-    expected = stats.wilcoxon(many, method="asymptotic", correction=True)
-    assert (found.statistic, found.p_value) == pytest.approx((expected.statistic, expected.pvalue))
-
-
-def test_wilcoxon_ranks_rounded_differences_as_ties() -> None:
-    rounded = [0.3 - 0.2, 0.4 - 0.3, 0.2 - 0.1, -0.1, 0.5, 0.7]
-    assert len(set(rounded)) > 4
-    found = wilcoxon_signed_rank(rounded)
-    equal = wilcoxon_signed_rank([1, 1, 1, -1, 5, 7])
-    assert (found.statistic, found.p_value) == (equal.statistic, equal.p_value)
-
-
-def test_wilcoxon_over_clusters_ranks_their_means() -> None:
-    rng = np.random.default_rng(6)
-    differences, clusters = rng.normal(size=30), np.arange(30) // 3
-    means = differences.reshape(10, 3).mean(axis=1)
-    assert wilcoxon_signed_rank(differences, clusters).p_value == pytest.approx(stats.wilcoxon(means).pvalue)
-
-
-def test_paired_t_equals_scipy() -> None:
-    rng = np.random.default_rng(7)
-    a, b = rng.random(25), rng.random(25)
-    found, expected = paired_t(a - b), stats.ttest_rel(a, b)
-    assert (found.statistic, found.p_value) == pytest.approx((expected.statistic, expected.pvalue))
+def test_standard_error_of_clusters_of_one_is_that_of_the_mean() -> None:
+    values = np.random.default_rng(7).normal(size=25)
+    alone = cluster_totals(values, None)
+    assert standard_error(alone) == pytest.approx(stats.sem(values))
     # Clusters of equal size are prompts made of their means.
-    tripled, clusters = np.repeat(a - b, 3), np.repeat(np.arange(25), 3)
-    clustered = paired_t(tripled, clusters)
-    assert (clustered.statistic, clustered.p_value) == pytest.approx((expected.statistic, expected.pvalue))
+    tripled = cluster_totals(np.repeat(values, 3), np.repeat(np.arange(25), 3))
+    assert standard_error(tripled) == pytest.approx(stats.sem(values))
+    assert standard_error(cluster_totals(np.array([0.1 + 0.2, 0.3, 0.3]), None)) == 0.0, (
+        "equal but for rounding"
+    )
 
 
-def test_paired_t_error_of_unequal_clusters_is_that_of_their_ratio() -> None:
+def test_standard_error_of_unequal_clusters_is_that_of_their_ratio() -> None:
     rng = np.random.default_rng(8)
-    estimates, errors = [], []
+    means, errors = [], []
     for _ in range(600):
         sizes = rng.integers(1, 9, 40)
         values = np.repeat(rng.normal(size=40), sizes) + 0.2
-        found = paired_t(values, np.repeat(np.arange(40), sizes))
-        estimates.append(values.mean())
-        errors.append(values.mean() / found.statistic)
-    assert np.mean(errors) == pytest.approx(np.std(estimates), rel=0.1)
+        means.append(values.mean())
+        errors.append(standard_error(cluster_totals(values, np.repeat(np.arange(40), sizes))))
+    assert np.mean(errors) == pytest.approx(np.std(means), rel=0.1)
 
 
 def test_mann_whitney_equals_scipy() -> None:
@@ -131,14 +104,10 @@ def test_mann_whitney_equals_scipy() -> None:
         assert found.exact == (method == "exact")
 
 
-def test_tests_of_equal_values_have_p_one_and_of_constant_differences_p_zero() -> None:
-    for test in (sign_flip_permutation_test, wilcoxon_signed_rank, paired_t):
-        found = test([0.0] * 20)
-        assert (found.statistic, found.p_value) == (0.0, 1.0)
+def test_tests_of_equal_values_have_p_one() -> None:
+    found = sign_flip_permutation_test([0.0] * 20)
+    assert (found.statistic, found.p_value) == (0.0, 1.0)
     assert mann_whitney([0.5] * 4, [0.5] * 3).p_value == 1.0
-    found = paired_t([0.1 + 0.2, 0.3, 0.3])  # equal but for rounding
-    assert (found.statistic, found.p_value) == (np.inf, 0.0)
-    assert json.loads(json.dumps(found.as_json(), allow_nan=False))["statistic"] is None
 
 
 P_VALUES = st.lists(st.integers(0, 100).map(lambda value: value / 100), min_size=1, max_size=9)

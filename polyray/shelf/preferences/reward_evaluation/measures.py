@@ -158,8 +158,7 @@ def compare(
         adjusted = holm([entry["primary"]["p_value"] for entry in found])
         for entry, p_value in zip(found, adjusted, strict=True):
             entry["primary"]["p_adjusted"] = float(p_value)
-            for test in entry["secondary"]:
-                test.pop("p_adjusted")  # the family is adjusted for its primary test only
+            entry["mann_whitney"].pop("p_adjusted")  # the family is adjusted for its primary test only
     return found
 
 
