@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from polyray.config.base import StrictModel
-from polyray.config.paths import NameOrPath
 from polyray.config.reward import DiversitySpec, RewardSpec, VerifierRewardSpec
 from polyray.config.run import RaySpec, RunName
 from polyray.config.service import ServiceSpec
@@ -33,11 +32,6 @@ class RewardServeConfig(StrictModel):
         default_factory=dict,
         max_length=16,
         description="reward models side by side; every replica holds all of them; `reward.service` says how they run",
-    )
-    encoder: NameOrPath = Field(
-        default="packaged",
-        description="what /v1/embed and /v1/diversity use where a model has none of its own: a sentence-transformers "
-        "directory or hub name, or packaged (MiniLM)",
     )
     diversity: DiversitySpec = DiversitySpec()
     revision: str = Field(

@@ -3,7 +3,7 @@
     group_distances   one group as a reward sees it: items and scores; wrong completions earn no diversity
     text_distances    texts alone, by meaning (embedding) or by wording (ngram)
 
-The same for RL, for polychromic SFT, for evaluation and for POST /v1/diversity; the sources are those of
+The same for RL, for polychromic SFT, and for evaluation; the sources are those of
 config.reward.DiversitySpec.
 """
 

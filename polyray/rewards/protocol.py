@@ -4,9 +4,6 @@
                          "distances"?, "model"?}
                      -> {"reward_model", "version", "scores": [{"score", "class", "components", "error"}],
                          "distances"?: {group: matrix}}
-    POST /v1/embed      {"texts": [...], "model"?} -> {"encoder", "dimension", "embeddings": [[...]]}
-    POST /v1/diversity  {"groups": {NAME: [texts]}, "source"?, "model"?}
-                     -> {"source", "encoder", "groups": {NAME: {"distances", "mean"}}}
     GET  /v1/info       {"reward_model", "version", "revision", "reload_error", "models": [...]}
 
 Items that name the same `group` and have the same prompt get the classes of that group. Requests refuse
@@ -29,8 +26,6 @@ from polyray.rewards.groups import with_group_classes
 
 MAX_ITEMS = 1024
 MAX_TEXT_CHARS = 200_000
-MAX_TEXTS = 1024
-"""Limit of POST /v1/embed, and of all groups of POST /v1/diversity together."""
 MAX_MESSAGES = 256
 MAX_DISTANCE_ITEMS = 256
 """Largest group for which distances are computed: their number grows with the square."""
@@ -39,7 +34,6 @@ DEFAULT_GROUP = "default"
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 Name = Annotated[str, Field(max_length=256)]
 Distance = Annotated[float, Field(ge=0, le=1)]
-DiversityMeasure = Literal["embedding", "ngram"]
 
 
 class WireItem(StrictModel):
@@ -130,54 +124,6 @@ class ScoreResponse(BaseModel):
     distances: dict[str, list[list[Distance]]] | None = None
 
 
-class EmbedRequest(StrictModel):
-    """The body of POST /v1/embed."""
-
-    texts: tuple[Text, ...] = Field(min_length=1, max_length=MAX_TEXTS)
-    model: Name | None = Field(default=None, description="whose encoder; null: that of the first model")
-
-
-class EmbedResponse(BaseModel):
-    """The answer of POST /v1/embed: one embedding of length 1 per text, in their order."""
-
-    encoder: str
-    dimension: int
-    embeddings: list[list[float]]
-
-
-class DiversityRequest(StrictModel):
-    """The body of POST /v1/diversity."""
-
-    groups: dict[Name, Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_DISTANCE_ITEMS)]] = (
-        Field(min_length=1, max_length=MAX_DISTANCE_ITEMS)
-    )
-    source: DiversityMeasure = Field(
-        "embedding", description="(1 - cosine) / 2 of embeddings, or word n-grams that two texts do not share"
-    )
-    model: Name | None = Field(default=None, description="whose encoder; null: that of the first model")
-
-    @model_validator(mode="after")
-    def _few_enough(self) -> DiversityRequest:
-        if (total := sum(len(texts) for texts in self.groups.values())) > MAX_TEXTS:
-            raise ValueError(f"{total} texts in all groups; at most {MAX_TEXTS}: send several requests")
-        return self
-
-
-class GroupDiversity(BaseModel):
-    """One group of the answer."""
-
-    distances: list[list[Distance]]
-    mean: Distance = Field(description="over all pairs; 0 for a single text")
-
-
-class DiversityResponse(BaseModel):
-    """The answer of POST /v1/diversity: matrices in the order of each group's texts."""
-
-    source: DiversityMeasure
-    encoder: str | None
-    groups: dict[str, GroupDiversity]
-
-
 class ModelInfo(BaseModel):
     """One served reward model."""
 
@@ -187,7 +133,6 @@ class ModelInfo(BaseModel):
     reward_model: str
     version: str
     score_range: tuple[float, float]
-    encoder: str
     cached: bool = Field(description="whether equal items are scored once")
 
 

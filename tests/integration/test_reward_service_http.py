@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 
 import httpx
-import numpy as np
 import pytest
 import ray
 from pydantic import SecretStr
@@ -21,7 +20,6 @@ from polyray.config.reward import DiversitySpec, PythonRewardSpec
 from polyray.config.serve import RewardServeConfig
 from polyray.config.service import ServiceSpec
 from polyray.config.task import HiddenTrapGridSpec
-from polyray.models.embedder import shared_embedder
 from polyray.orchestrator.reward_client import RewardClient
 from polyray.rewards import RewardPlan
 from polyray.serving.reward.app import build
@@ -154,20 +152,6 @@ async def test_reload_under_load_loses_no_request_and_changes_versions_once_per_
         # 6 callers at most write their answers down a little late
         assert sum(first != second for first, second in itertools.pairwise(seen)) <= 11
         assert (seen[0], seen[-1]) == (versions[0], versions[1])
-
-
-@pytest.mark.slow
-def test_the_real_encoder_embeds_and_measures_diversity(service: RewardServiceAddress):
-    texts = ["A dog slept in the sun.", "The market fell again.", "A dog slept in the sun."]
-    with httpx.Client(base_url=service.url, headers=HEADERS, timeout=120) as http:
-        embedded = http.post("/v1/embed", json={"texts": texts}).json()
-        expected = shared_embedder("packaged").encode(texts)
-        assert embedded["encoder"] == "packaged" and embedded["dimension"] == expected.shape[1] == 384
-        np.testing.assert_allclose(embedded["embeddings"], expected, atol=1e-5)
-        answer = http.post("/v1/diversity", json={"groups": {"g": texts}}).json()
-        distances = np.array(answer["groups"]["g"]["distances"])
-        assert distances[0, 2] == 0.0 and 0.5 < distances[0, 1] <= 1.0
-        assert answer["groups"]["g"]["mean"] == pytest.approx(distances.sum() / 6)
 
 
 def scored_requests(text: str) -> float:

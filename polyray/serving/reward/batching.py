@@ -5,7 +5,7 @@
 A plain asyncio class. Serve's own `@serve.batch` cuts its batches by a timer even while an earlier one is still
 being scored, so that under load many small batches queue up behind a long one, and a request that did not fit goes
 to the back of the queue; here nothing is cut before it can run, and order is kept. One batch runs at a time.
-Called by models.py, which owns one batcher per reward model and per encoder.
+Called by models.py, which owns one batcher per reward model.
 """
 
 from __future__ import annotations

@@ -26,11 +26,10 @@ class ReplicaConfiguration:
     """Reward models by name, the default first.
 
     Example:
-        ReplicaConfiguration({"reward": RewardPlan(...)}, encoder="packaged", revision="2")
+        ReplicaConfiguration({"reward": RewardPlan(...)}, revision="2")
     """
 
     plans: Mapping[str, RewardPlan]
-    encoder: str = "packaged"
     revision: str = ""
 
     @property
@@ -46,7 +45,7 @@ class ReplicaConfiguration:
     @classmethod
     def of(cls, plan: RewardPlan) -> ReplicaConfiguration:
         """One model."""
-        return cls({SINGLE_MODEL: plan}, encoder=plan.diversity.encoder)
+        return cls({SINGLE_MODEL: plan})
 
     @classmethod
     def from_config(cls, config: RewardServeConfig) -> ReplicaConfiguration:
@@ -54,7 +53,7 @@ class ReplicaConfiguration:
         plans = {
             name: plan_reward(spec, config.task, config.diversity) for name, spec in config.specs.items()
         }
-        return cls(plans, config.encoder, config.revision)
+        return cls(plans, config.revision)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ReplicaConfiguration:
@@ -62,7 +61,7 @@ class ReplicaConfiguration:
         if "plans" not in value:
             return cls.from_config(build_config(RewardServeConfig, dict(value), "user_config"))
         try:
-            return cls(_PLANS.validate_python(value["plans"]), value["encoder"], value["revision"])
+            return cls(_PLANS.validate_python(value["plans"]), value["revision"])
         except ValidationError as error:
             raise ConfigError(f"user_config.plans: {error}") from None
 
@@ -70,6 +69,5 @@ class ReplicaConfiguration:
         """The form with `plans`."""
         return {
             "plans": _PLANS.dump_python(dict(self.plans), mode="json"),
-            "encoder": self.encoder,
             "revision": self.revision,
         }

@@ -15,15 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
-
 from polyray.config.service import ServiceSpec
 from polyray.errors import RewardError
 from polyray.rewards import RewardPlan
 from polyray.rewards.base import Reward, Score, ScoreItem
 from polyray.rewards.protocol import ModelInfo
 from polyray.serving.reward.batching import BatchLimits, TokenBatcher, estimated_tokens
-from polyray.serving.reward.encoders import Encoder, encoder_of
 from polyray.serving.reward.metrics import RewardMetrics
 from polyray.serving.reward.score_cache import ScoreCache
 
@@ -69,7 +66,6 @@ class ServedModel:
     id: str
     plan: RewardPlan
     reward: Reward
-    encoder: Encoder
     spec: ServiceSpec
     timeout_s: float
     metrics: RewardMetrics
@@ -77,12 +73,9 @@ class ServedModel:
     """Score of CANARY when the model was loaded; None if it is not asked."""
     cache: ScoreCache | None = None
     batcher: TokenBatcher[Work] = field(init=False)
-    texts: TokenBatcher[Sequence[str]] = field(init=False)
-    """The queue of texts for the encoder alone."""
 
     def __post_init__(self) -> None:
         self.batcher = TokenBatcher(self._score_batch, BatchLimits.of(self.spec))
-        self.texts = TokenBatcher(self._encode_batch, BatchLimits.of(self.spec))
         self._one_at_a_time = asyncio.Lock()  # the user's function may not be thread-safe
         self._stuck: asyncio.Future[Any] | None = None
 
@@ -96,10 +89,6 @@ class ServedModel:
             return await self.batcher.submit(Work(items, finish, parts[0].tokens), parts[0].tokens)
         answers = await asyncio.gather(*(self.batcher.submit(part, part.tokens) for part in parts))
         return await self.run(finish, [score for scores in answers for score in scores])
-
-    async def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """[N, dimension] of the encoder. Raises what the encoder raises."""
-        return await self.texts.submit(texts, estimated_tokens(*texts))
 
     async def run(self, function: Callable[..., ResultT], *arguments: Any) -> ResultT:
         """`function` alone among the calls of this model, beside the event loop unless the reward is inline."""
@@ -135,7 +124,6 @@ class ServedModel:
             reward_model=self.reward.name,
             version=self.reward.version,
             score_range=self.reward.score_range,
-            encoder=self.encoder.name,
             cached=self.cache is not None,
         )
 
@@ -152,10 +140,6 @@ class ServedModel:
             tokens, prompt = tokens + cost, item.prompt
         parts.append(Work(items[start:], list, tokens))
         return parts
-
-    async def _encode_batch(self, batch: Sequence[Sequence[str]]) -> list[np.ndarray]:
-        vectors = await asyncio.to_thread(self.encoder.encode, [text for texts in batch for text in texts])
-        return np.split(vectors, np.cumsum([len(texts) for texts in batch])[:-1])
 
     def set_gauges(self) -> None:
         """Set the gauge of waiting requests. Not only when a batch starts: behind one that hangs the queue grows
@@ -242,7 +226,6 @@ def load_models(
     plans: Mapping[str, RewardPlan],
     *,
     spec: ServiceSpec,
-    encoder: str,
     revision: str,
     timeout_s: float,
     metrics: RewardMetrics,
@@ -251,13 +234,11 @@ def load_models(
 ) -> ReplicaModels:
     """Builds every model and scores its canary; blocks, so it runs beside the event loop.
 
-    Models and encoders run on `device`. Score caches of `previous` are kept: their keys hold the version. Raises what
+    Models run on `device`. Score caches of `previous` are kept: their keys hold the version. Raises what
     the rewards raise where they cannot be built, RewardError for a canary without a usable score.
     """
     models = {
-        name: _load(
-            name, plan, spec=spec, encoder=encoder, timeout_s=timeout_s, metrics=metrics, device=device
-        )
+        name: _load(name, plan, spec=spec, timeout_s=timeout_s, metrics=metrics, device=device)
         for name, plan in plans.items()
     }
     for name, model in models.items():
@@ -272,13 +253,12 @@ def _load(
     plan: RewardPlan,
     *,
     spec: ServiceSpec,
-    encoder: str,
     timeout_s: float,
     metrics: RewardMetrics,
     device: str,
 ) -> ServedModel:
     reward = plan.build(device)
-    model = ServedModel(name, plan, reward, encoder_of(reward, encoder, device), spec, timeout_s, metrics)
+    model = ServedModel(name, plan, reward, spec, timeout_s, metrics)
     if reward.deterministic:  # others may cost money, or answer differently
         model.canary = canary_score(reward)
         if not same_score(model.canary, canary_score(reward)):

@@ -20,10 +20,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polyray.errors import PolyrayError, RewardError
 from polyray.rewards.protocol import (
-    DiversityRequest,
-    DiversityResponse,
-    EmbedRequest,
-    EmbedResponse,
     ModelList,
     ScoreRequest,
     ScoreResponse,
@@ -40,7 +36,7 @@ if TYPE_CHECKING:
     from polyray.serving.reward.metrics import RewardMetrics
     from polyray.serving.reward.service import RewardService
 
-_REQUESTS: tuple[type[BaseModel], ...] = (ScoreRequest, EmbedRequest, DiversityRequest)
+_REQUESTS: tuple[type[BaseModel], ...] = (ScoreRequest,)
 _WHY = {
     400: "The body is not strict JSON, or not of this schema",
     401: "The bearer token is missing or wrong",
@@ -81,20 +77,6 @@ def _add_work(app: FastAPI, service: RewardService) -> None:
         response = await service.score_request(body)
         without = {"distances"} if response.distances is None else None
         return _json(response.model_dump_json(by_alias=True, exclude=without))
-
-    @app.post("/v1/embed", response_model=EmbedResponse, **_documented(_SCORE, EmbedRequest))
-    async def embed(request: Request) -> Response:
-        """Embeds texts with a model's encoder; each embedding has length 1."""
-        body = await read_body(request, EmbedRequest)
-        _note_model(request, service, body.model)
-        return _json((await service.embed(body)).model_dump_json())
-
-    @app.post("/v1/diversity", response_model=DiversityResponse, **_documented(_SCORE, DiversityRequest))
-    async def diversity(request: Request) -> Response:
-        """Pairwise distances of the texts of each group, and their mean."""
-        body = await read_body(request, DiversityRequest)
-        _note_model(request, service, body.model)
-        return _json((await service.diversity(body)).model_dump_json())
 
 
 def _add_information(app: FastAPI, service: RewardService) -> None:

@@ -9,24 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from pydantic import SecretStr
 
 from polyray.config.service import ServiceSpec
 from polyray.errors import PolyrayError, RewardError
 from polyray.rewards import RewardPlan
 from polyray.rewards.base import GroupScores, ScoreItem
-from polyray.rewards.distances import cosine_distances, text_distances
 from polyray.rewards.groups import GroupToScore, group_scores
 from polyray.rewards.protocol import (
-    DiversityRequest,
-    DiversityResponse,
-    EmbedRequest,
-    EmbedResponse,
-    GroupDiversity,
     ModelInfo,
     ScoreRequest,
     ScoreResponse,
@@ -88,7 +81,6 @@ class RewardService:
         self._models = load_models(
             configuration.plans,
             spec=self._spec,
-            encoder=configuration.encoder,
             revision=configuration.revision,
             timeout_s=self._timeout_s,
             metrics=self.metrics,
@@ -138,35 +130,6 @@ class RewardService:
                 items, lambda scores: answer_scores(model.reward, request, items, scores)
             )
 
-    async def embed(self, request: EmbedRequest) -> EmbedResponse:
-        """Answer of POST /v1/embed; raises like score_request."""
-        model = self.find(request.model)
-        vectors = await self._embedded(model, request.texts)
-        return EmbedResponse(
-            encoder=model.encoder.name, dimension=vectors.shape[1], embeddings=vectors.tolist()
-        )
-
-    async def diversity(self, request: DiversityRequest) -> DiversityResponse:
-        """Answer of POST /v1/diversity; raises like score_request."""
-        model = self.find(request.model)
-        if request.source == "ngram":
-            async with _Deadline(self._timeout_s):
-                groups = await asyncio.to_thread(_ngram_diversity, request.groups)
-            return DiversityResponse(source=request.source, encoder=None, groups=groups)
-        # Every text of the request is embedded once; equal ones are then exactly 0 apart.
-        places: dict[str, int] = {}
-        rows = {
-            name: [places.setdefault(text, len(places)) for text in texts]
-            for name, texts in request.groups.items()
-        }
-        vectors = await self._embedded(model, list(places))
-
-        def measure() -> dict[str, GroupDiversity]:
-            return {name: _embedding_diversity(vectors, at) for name, at in rows.items()}
-
-        groups = await asyncio.to_thread(measure)
-        return DiversityResponse(source=request.source, encoder=model.encoder.name, groups=groups)
-
     def find(self, model: str | None) -> ServedModel:
         """The served model of that name, the default for None. Raises UnknownModel."""
         models = self.models
@@ -203,11 +166,6 @@ class RewardService:
             )
         except RewardError as error:
             return GroupScores.unscored(len(items), str(error))
-
-    async def _embedded(self, model: ServedModel, texts: Sequence[str]) -> np.ndarray:
-        model.texts.check_room()
-        async with _Deadline(self._timeout_s):
-            return await model.embed(texts)
 
     async def _load_wanted(self, configuration: ReplicaConfiguration, user_config: Mapping[str, Any]) -> None:
         async with self._loading:
@@ -251,18 +209,3 @@ class _Deadline:
                 f"no answer within {self._seconds:g} s: the queue is long or the reward slow; send fewer items, add "
                 "replicas, or raise reward.service.request_timeout_s"
             ) from None
-
-
-def _ngram_diversity(groups: Mapping[str, Sequence[str]]) -> dict[str, GroupDiversity]:
-    return {name: _group_diversity(text_distances("ngram", texts)) for name, texts in groups.items()}
-
-
-def _embedding_diversity(vectors: np.ndarray, rows: Sequence[int]) -> GroupDiversity:
-    unique, place = np.unique(rows, return_inverse=True)
-    return _group_diversity(cosine_distances(vectors[unique])[np.ix_(place, place)])
-
-
-def _group_diversity(distances_GG: np.ndarray) -> GroupDiversity:
-    size = len(distances_GG)
-    mean = float(distances_GG.sum() / (size * (size - 1))) if size > 1 else 0.0
-    return GroupDiversity(distances=distances_GG.tolist(), mean=min(mean, 1.0))

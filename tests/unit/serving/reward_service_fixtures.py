@@ -1,12 +1,8 @@
-"""A reward service in this process: two small models, an encoder that loads nothing, and ways to ask it."""
+"""A reward service in this process: two small models and ways to ask it."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-
 import httpx
-import numpy as np
 from fastapi import FastAPI
 from pydantic import SecretStr
 
@@ -34,16 +30,6 @@ WAITING = constant(0.25, before="import builtins", inside="builtins.reward_gate.
 """Waits for the fixture `gate`."""
 
 
-class HashEncoder:
-    """Vectors of length 1 that depend on the text alone."""
-
-    name = "hash"
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        rows = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) - 127.5 for text in texts]
-        return np.stack([row / np.linalg.norm(row) for row in rows])
-
-
 def verifier_plan() -> RewardPlan:
     return RewardPlan(VerifierRewardSpec(), TASK, DIVERSITY, {})
 
@@ -62,8 +48,6 @@ def service_of(
 ) -> RewardService:
     service = RewardService(spec_of(**spec), None if token is None else SecretStr(token))
     service.load(ReplicaConfiguration(plans, revision=revision))
-    for model in service.models.by_id.values():
-        model.encoder = HashEncoder()
     return service
 
 

@@ -1,4 +1,4 @@
-"""Models and encoders of a reward replica run on its device."""
+"""Models of a reward replica run on its device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from polyray.errors import ResourceError
 from polyray.models import embedder
 from polyray.rewards import RewardPlan, plan_reward
 from polyray.rewards.groups import GroupToScore
-from polyray.rewards.protocol import EmbedRequest
 from polyray.serving.reward.configuration import ReplicaConfiguration
 from polyray.serving.reward.device import replica_device
 from polyray.serving.reward.service import RewardService
@@ -94,17 +93,14 @@ def plans_of(kind: str, models: dict[str, Path]) -> RewardPlan:
     return specs[kind]
 
 
-async def answers(
-    plan: RewardPlan, num_gpus: float
-) -> tuple[list[float], list[list[float]], list[list[float]]]:
-    """(scores, distances, embeddings) of a replica of this plan."""
+async def answers(plan: RewardPlan, num_gpus: float) -> tuple[list[float], list[list[float]]]:
+    """(scores, distances) of a replica of this plan."""
     service = RewardService(ServiceSpec(num_gpus=num_gpus))
     await service.reconfigure(ReplicaConfiguration.of(plan).as_json())
     prompt = build_task(plan.task).held_out_prompts(1)[0]
     (group,) = await service.score_groups([GroupToScore(prompt, TEXTS, True)])
-    vectors = await service.embed(EmbedRequest(texts=TEXTS))
     assert group.distances_GG is not None
-    return group.rewards_G.tolist(), np.asarray(group.distances_GG).tolist(), vectors.embeddings
+    return group.rewards_G.tolist(), np.asarray(group.distances_GG).tolist()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from polyray.config.serve import RewardServeConfig
 from polyray.errors import ConfigError, RewardError
-from polyray.metrics.diversity import mean_pairwise_cosine_distance
 from polyray.rewards.base import Score, ScoreItem
 from polyray.rewards.groups import GroupToScore
 from polyray.rewards.protocol import MAX_DISTANCE_ITEMS, MAX_ITEMS, MAX_TEXT_CHARS, ScoreRequest
@@ -32,7 +31,6 @@ from tests.unit.serving.reward_service_fixtures import (
     HALF,
     PROMPT,
     WAITING,
-    HashEncoder,
     app_of,
     ask,
     constant,
@@ -151,7 +149,6 @@ async def test_replica_information_needs_the_token_and_health_does_not() -> None
         "reward_model": "verifier/hidden_trap_grid",
         "version": info["version"],
         "score_range": [0.0, 1.0],
-        "encoder": "hash",
         "cached": False,
     }
 
@@ -330,7 +327,7 @@ async def test_replica_reload_swaps_versions_once_and_drops_no_request() -> None
     ("bad", "message"),
     [
         (configuration(BROKEN, "2"), "No module named 'not_there'"),
-        ({"plans": {"mine": {}}, "encoder": "packaged", "revision": "2"}, "user_config.plans"),
+        ({"plans": {"mine": {}}, "revision": "2"}, "user_config.plans"),
         ({"rewards": {}}, "'rewards'; did you mean 'reward'"),
     ],
 )
@@ -370,7 +367,7 @@ async def test_replica_that_gets_its_configuration_back_loads_nothing() -> None:
 
 
 def test_replica_configuration_is_read_from_json_and_from_the_form_of_files() -> None:
-    sent = ReplicaConfiguration({"b": verifier_plan(), "a": python_plan(HALF)}, "packaged", "7")
+    sent = ReplicaConfiguration({"b": verifier_plan(), "a": python_plan(HALF)}, "7")
     read = ReplicaConfiguration.from_json(sent.as_json())
     assert read == sent and list(read.plans) == ["b", "a"]
     written = {"models": {"v": {"type": "verifier"}}, "task": {"type": "hidden_trap_grid"}, "revision": "x"}
@@ -381,35 +378,6 @@ def test_replica_configuration_is_read_from_json_and_from_the_form_of_files() ->
     with pytest.raises(ConfigError, match=r"models\.v\.service"):
         ReplicaConfiguration.from_json({"models": {"v": {"type": "verifier", "service": {}}}})
     assert RewardServeConfig().specs.keys() == {"reward"}
-
-
-async def test_replica_embeds_texts_and_measures_diversity() -> None:
-    app = app_of(two_models())
-
-    async def answer(route: str, **body: Any) -> dict[str, Any]:
-        return (await ask(app, "POST", route, json=body)).json()
-
-    texts = ["one", "two", "one"]
-    embedded = await answer("/v1/embed", texts=texts)
-    expected = HashEncoder().encode(texts)
-    assert embedded["encoder"] == "hash" and embedded["dimension"] == 32
-    np.testing.assert_array_equal(embedded["embeddings"], expected)
-    by_meaning = await answer("/v1/diversity", groups={"g": texts, "alone": ["one"]})
-    assert by_meaning["source"] == "embedding" and by_meaning["encoder"] == "hash"
-    found = by_meaning["groups"]["g"]
-    clipped = np.clip(1 - expected @ expected.T, 0, 1) * (1 - np.eye(3))
-    clipped[0, 2] = clipped[2, 0] = 0.0
-    np.testing.assert_allclose(found["distances"], clipped, atol=1e-12)
-    assert found["distances"][0][2] == 0.0, "equal texts: exactly"
-    assert found["mean"] == pytest.approx(clipped.sum() / 6)
-    assert found["mean"] <= mean_pairwise_cosine_distance(expected) + 1e-12
-    assert by_meaning["groups"]["alone"] == {"distances": [[0.0]], "mean": 0.0}
-    words = {"w": ["a b c d e", "a b c d f", "a b c d e"]}
-    ngram = await answer("/v1/diversity", groups=words, source="ngram")
-    far = 1 - 1 / 3  # of the 4-grams abcd, bcde, bcdf one is shared
-    assert ngram["encoder"] is None
-    np.testing.assert_allclose(ngram["groups"]["w"]["distances"], [[0, far, 0], [far, 0, far], [0, far, 0]])
-    assert (await answer("/v1/embed", texts=["a"], model="none"))["error"]["code"] == "model_not_found"
 
 
 async def test_replica_deterministic_model_scores_an_item_once_also_after_a_reload() -> None:
