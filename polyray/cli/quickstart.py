@@ -255,11 +255,12 @@ def _run_seed(
     """SFT, every arm and the evaluation of one seed, on one fleet; returns how many parts are done by
     then."""
     from polyray.launch.cost import held_by_fleet
-    from polyray.launch.fleet import open_fleet, pool_sampler
+    from polyray.launch.fleet import fleet_owner, open_fleet, pool_sampler
     from polyray.launch.plan import plan_fleet
 
     any_arm = next(iter(plan.arms.values()))
-    owner = f"{any_arm.run_dir.parent.name}-seed{plan.seed}"
+    quickstart_dir = any_arm.run_dir.parent
+    owner = fleet_owner(f"{quickstart_dir.name}-seed{plan.seed}", quickstart_dir)
     held = held_by_fleet(any_arm)
     cost.hold(held)
 

@@ -6,6 +6,7 @@ quickstart opens one fleet for all its arms, because engines take longer to star
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -46,6 +47,15 @@ class Fleet:
     reward: RewardServiceAddress
     remote: RewardPlan | None = None
     """Set where the reward is a service elsewhere, and no replica of ours runs."""
+
+
+def fleet_owner(name: str, run_dir: Path) -> str:
+    """The name of a run's fleet on its Ray cluster: two people may run one configuration there at the same time.
+
+    A resumed run has the same name, and so replaces what a killed driver left behind. All machines of a cluster share
+    the run directory, so two runs cannot have one path.
+    """
+    return f"{name}-{hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:8]}"
 
 
 @contextmanager

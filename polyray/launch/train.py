@@ -19,7 +19,7 @@ CALL_TIMEOUT_S = 120.0
 def run_training(config: TrainConfig) -> None:
     """The run of a configuration from wherever it stands to DONE, on a Ray and a fleet of its own."""
     from polyray.launch.cost import held_by, show_cost, training_account
-    from polyray.launch.fleet import open_fleet, open_ray
+    from polyray.launch.fleet import fleet_owner, open_fleet, open_ray
     from polyray.launch.plan import plan_training
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory, RunPaths
@@ -34,7 +34,7 @@ def run_training(config: TrainConfig) -> None:
                 with (
                     training_account(plan.config, held_by(*plan.fleet.parts)) as cost,
                     open_ray(plan.config.ray, display, plan.config.run_dir),
-                    open_fleet(plan.fleet, plan.config.name) as fleet,
+                    open_fleet(plan.fleet, fleet_owner(plan.config.name, plan.config.run_dir)) as fleet,
                 ):
                     train(plan, directory, fleet, display, cost)
         _show_outcome(directory, display)

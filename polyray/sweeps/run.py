@@ -49,12 +49,13 @@ OLD_OUTPUT = {"RAY_AIR_NEW_OUTPUT": "0"}
 @contextmanager
 def shared_fleet(config: SweepConfig, plans: list[TrialPlan]) -> Iterator[Fleet]:
     """One pool and one reward service for all trials."""
-    from polyray.launch.fleet import open_shared_fleet
+    from polyray.launch.fleet import fleet_owner, open_shared_fleet
     from polyray.launch.plan import plan_training
 
     fleet_plan = plan_training(plans[0].config).fleet
     assert fleet_plan is not None
-    with open_shared_fleet(fleet_plan, config.name, largest_rank(plans), at_once(config)) as fleet:
+    owner = fleet_owner(config.name, config.run_dir)
+    with open_shared_fleet(fleet_plan, owner, largest_rank(plans), at_once(config)) as fleet:
         fleet.pool.wait_until_ready()
         yield fleet
 

@@ -96,12 +96,12 @@ def _run(plan: TrialPlan, work: SweepWork) -> None:
 
 @contextmanager
 def _fleet_of(trial_id: str, plan: RunPlan[TrainConfig], shared: Fleet | None) -> Iterator[Fleet]:
-    from polyray.launch.fleet import open_fleet
+    from polyray.launch.fleet import fleet_owner, open_fleet
     from polyray.orchestrator.rollout_pool import SharedPool
 
     if shared is None:
         assert plan.fleet is not None
-        with open_fleet(plan.fleet, trial_id) as fleet:
+        with open_fleet(plan.fleet, fleet_owner(trial_id, plan.config.run_dir)) as fleet:
             yield fleet
         return
     assert isinstance(shared.pool, SharedPool)

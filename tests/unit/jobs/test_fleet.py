@@ -16,7 +16,7 @@ from polyray.config.model import ModelSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, TrainConfig
 from polyray.errors import ConfigError, RewardError
-from polyray.launch.fleet import open_reward
+from polyray.launch.fleet import fleet_owner, open_reward
 from polyray.launch.plan import plan_evaluation, plan_fleet, plan_training
 from polyray.models import loading
 from polyray.models.base import resolve_base
@@ -83,6 +83,15 @@ def test_open_reward_chooses_a_free_port_unless_the_config_names_one(
     with open_reward("x", plan(build_config(TrainConfig, {"name": "x", "reward": {"service": service}}))):
         pass
     assert asked == [any_port]
+
+
+def test_fleet_owner_differs_between_directories_and_stays_for_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    owner = fleet_owner("grpo", Path("runs/grpo"))
+    assert owner == fleet_owner("grpo", tmp_path / "runs/grpo") and owner.startswith("grpo-")
+    assert owner != fleet_owner("grpo", Path("elsewhere/grpo"))
 
 
 def test_plan_fleet_refuses_a_4_bit_base_without_bitsandbytes(
