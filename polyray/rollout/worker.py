@@ -120,7 +120,8 @@ class RolloutWorker:
         return self._ask("", None)
 
     def forget(self, run: str) -> None:
-        """The run has ended: its groups and all that waits are given up, and its versions go."""
+        """The run has ended: its groups are given up and its versions go. Where the engine keeps versions its texts
+        finish first, those that wait here too."""
         self._inbox.put(lambda: self._forget(run))
 
     def stop(self) -> None:
@@ -276,7 +277,10 @@ class RolloutWorker:
     def _forget(self, run: str) -> None:
         self._give_up(run, "its run has ended")
         for work in self._turns.forget(run):
-            work.answer(RolloutError(f"run {run} has ended"))
+            if isinstance(work.item, TextRequest) and self._engine.keeps_versions and not work.cancelled:
+                self._admit(work, work.item)  # a service took it on; the engine keeps the version until it has ended
+            else:
+                work.answer(RolloutError(f"run {run} has ended"))
         self._newest.pop(run, None)
         self._policies.pop(run, None)
         self._engine.forget(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,8 +10,16 @@ import pytest
 
 from polyray.errors import RolloutError
 from polyray.models.adapter import PolicyUpdate
-from polyray.types import GroupRequest, PolicyVersion, TextRequest
-from tests.unit.rollout.scripted_engine import WAIT_S, ScriptedEngine, failed_with, payload, request, running
+from polyray.types import GroupRequest, PolicyVersion, TextDelta, TextRequest
+from tests.unit.rollout.scripted_engine import (
+    WAIT_S,
+    ScriptedEngine,
+    failed_with,
+    payload,
+    request,
+    running,
+    text,
+)
 
 
 class SimulatedLike(ScriptedEngine):
@@ -43,6 +52,23 @@ def test_runs_of_one_engine_may_use_equal_ids_and_get_their_own_versions(
         assert again.result(WAIT_S).worker == "rollout-0"
         assert after.result(WAIT_S).policy == payload(1, run="b").policy
         assert worker.usage.loads == 3
+
+
+def test_text_that_waits_when_its_run_is_forgotten_is_sampled_all_the_same() -> None:
+    engine = SimulatedLike(keeps_versions=True)
+    parts: queue.SimpleQueue[object] = queue.SimpleQueue()
+    with running(engine) as worker:
+        for run in ("a", "b"):
+            worker.deliver(payload(0, run=run)).result(WAIT_S)
+        with engine.held_back():
+            for number in range(20):
+                worker.submit(request(number, polls=30, run="a"))
+            engine.next_poll()
+            worker.submit_text(text("b"), parts.put)
+            worker.submit_text(text("b"), lambda part: None)()  # given up
+            worker.forget("b")
+        assert isinstance(part := parts.get(timeout=WAIT_S), TextDelta) and part.text == "x"
+        assert [event for event in engine.events if event.startswith("text")] == ["text 8"]
 
 
 def test_run_keeps_the_engine_for_a_slice_and_is_loaded_once_a_turn() -> None:
