@@ -49,6 +49,7 @@ TITLES = {
     "grid": "hidden traps",
     "no-traps": "no traps",
     "shortest-path": "shortest paths",
+    "siblings": "siblings",
     "three-words": "sentences, SmolLM2",
 }
 """Study -> its task in the table of README.md, in this order."""
