@@ -104,7 +104,7 @@ class WireScore(BaseModel):
     model_config = ConfigDict(populate_by_name=True, allow_inf_nan=False)
 
     score: float | None = Field(default=None, ge=0, le=1)
-    class_id: int = Field(alias="class", ge=-1)
+    class_id: int = Field(alias="class", ge=-1, lt=2**63)
     components: dict[str, float] = Field(default_factory=dict)
     error: str | None = None
 

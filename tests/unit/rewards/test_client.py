@@ -261,6 +261,7 @@ async def test_client_garbage_unscores_its_batch_and_names_the_answer(answer: by
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
+        ('{"score": 0.5, "class": 9223372036854775808}', "class"),
         ('{"score": 1.5, "class": 0}', r"\bscore: .*\b1\b"),
         ('{"score": "high", "class": 0}', r"\bscore: .*number"),
         ('{"score": NaN, "class": 0}', "finite"),
