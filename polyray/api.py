@@ -249,8 +249,8 @@ def evaluate(
     `run` is a Run or its directory: model, task, reward and sampling are those of the run, and the name is
     NAME-evaluation beside it. The models are "trained" and "base", or "warm start" where the run has one. Or `run` is
     a file of `polyray evaluate`, or its content. `ks` and `num_samples` are keys of `evaluation`; 16 samples, or as
-    many as the largest k. `prompts`, `reward` and `keys` replace settings of the run, as in `train`; a new process
-    has to be given a reward function again.
+    many as the largest k. `prompts` are all asked, and none may be one of those that the run was trained on; `reward`
+    and `keys` replace settings of the run, as in `train`. A new process has to be given a reward function again.
     """
     changes = _sections(None, None, reward, None, {**keys, **(dotted or {})})
     if ks is not None:
@@ -357,11 +357,23 @@ def _configured(
     kept_in = Path(absolute(str(changes.get("runs_dir") or values.get("runs_dir") or "runs"))) / PROMPTS_DIR
     for key, rows, path_key in (("task", prompts, "path"), ("data", data, "train")):
         if rows is not None:
-            given = {"type": "jsonl", path_key: _as_path(rows, kept_in, "prompts" if key == "task" else key)}
+            file = _as_path(rows, kept_in, "prompts" if key == "task" else key)
+            asks_all = model is EvaluateConfig
+            given = _all_held_out(file, values) if asks_all else {"type": "jsonl", path_key: file}
             changes = {key: given, **{k: v for k, v in changes.items() if k != key}, **_within(changes, key)}
     config = build_config(model, merged_values(model, values, _plain(changes)), source)
     choose_log_format(config.logging)
     return config
+
+
+def _all_held_out(file: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The task of an evaluation's own prompts; none of them may be one that the run was trained on."""
+    task = values.get("task") or {}
+    return {
+        "type": "jsonl",
+        "path": task.get("path") if task.get("type") == "jsonl" else None,
+        "held_out_path": file,
+    }
 
 
 def _within(changes: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -388,7 +400,6 @@ def _of_run(run: Run | StrPath | Mapping[str, Any]) -> Config:
         "reward",
         "rollout",
         "delivery",
-        "base_dir",
     )
     warm_start = trained["model"]["warm_start"]
     start = BASE if warm_start is None else WARM_START

@@ -30,8 +30,10 @@ class JsonlSpec(StrictModel):
     """The user's own prompts: `prompt` or `messages`; `reference`, `metadata`, `id`, `cluster`, `response` (SFT)."""
 
     type: Literal["jsonl"] = "jsonl"
-    path: FilePath = Field(
-        description="JSON Lines (.gz), Parquet, or a directory that save_to_disk of `datasets` wrote"
+    path: FilePath | None = Field(
+        default=None,
+        description="JSON Lines (.gz), Parquet, or a directory that save_to_disk of `datasets` wrote; null: only "
+        "the prompts of `held_out_path`, to evaluate",
     )
     held_out_path: FilePath | None = Field(
         default=None,
@@ -55,6 +57,8 @@ class JsonlSpec(StrictModel):
 
     @model_validator(mode="after")
     def _something_to_train_on(self) -> JsonlSpec:
+        if self.path is None and self.held_out_path is None:
+            raise ValueError("path is missing: give a file of prompts")
         if self.held_out_share + self.validation_share >= 1:
             raise ValueError(
                 f"held_out_share={self.held_out_share} and validation_share={self.validation_share} leave nothing to "

@@ -48,16 +48,16 @@ class JsonlTask:
     has_verifier = True
 
     def __init__(self, spec: JsonlSpec) -> None:
-        path = Path(spec.path)
-        rows = read_prompts(path)
-        parts = _split(rows, spec, path)
-        self.training_rows, self.validation_rows, self.held_out_rows = (
-            parts[part] for part in ("train", "validation", "test")
-        )
+        rows: list[JsonlRow] = []
+        self.training_rows: list[JsonlRow] = []
+        self.validation_rows: list[JsonlRow] = []
+        if spec.path is not None:
+            rows = read_prompts(Path(spec.path))
+            self.training_rows, self.validation_rows, self.held_out_rows = _split(rows, spec, spec.path)
         if spec.held_out_path is not None:
             self.held_out_rows = read_prompts(Path(spec.held_out_path), "task.held_out_path")
             _check_apart(rows, self.held_out_rows)
-        self._path = path
+        self._path = spec.path or spec.held_out_path
         self._demonstrations = [row for row in self.training_rows if row.response is not None]
         self._orders: dict[tuple[int, int, int], list[int]] = {}
 
@@ -117,6 +117,10 @@ class JsonlTask:
         return next((row.place for row in rows if row.prompt.prompt_id == prompt_id), None)
 
     def _pick(self, rows: Sequence[JsonlRow], index: int, seed: int) -> JsonlRow:
+        if not rows:
+            raise DataError(
+                "task.path is missing: task.held_out_path alone gives prompts to evaluate, none to train on"
+            )
         epoch, position = divmod(index, len(rows))
         key = (len(rows), seed, epoch)
         if key not in self._orders:
@@ -153,8 +157,10 @@ def _one_cluster_for_equal_prompts(rows: Sequence[JsonlRow]) -> list[JsonlRow]:
     ]
 
 
-def _split(rows: Sequence[JsonlRow], spec: JsonlSpec, path: Path) -> dict[Part, list[JsonlRow]]:
-    """Whole clusters, by a hash of their names: the order of the file is of no importance."""
+def _split(
+    rows: Sequence[JsonlRow], spec: JsonlSpec, path: str
+) -> tuple[list[JsonlRow], list[JsonlRow], list[JsonlRow]]:
+    """Rows for training, validation and test: whole clusters, by a hash of their names, in any order of the file."""
     clusters = named_clusters([row.keys for row in rows])
     count = len(set(clusters))
     test_share = spec.held_out_share if spec.held_out_path is None else 0.0
@@ -175,7 +181,7 @@ def _split(rows: Sequence[JsonlRow], spec: JsonlSpec, path: Path) -> dict[Part, 
     parts: dict[Part, list[JsonlRow]] = {"train": [], "validation": [], "test": []}
     for row, cluster in zip(rows, clusters, strict=True):
         parts[part_of[cluster]].append(row)
-    return parts
+    return parts["train"], parts["validation"], parts["test"]
 
 
 def _check_apart(rows: Sequence[JsonlRow], held_out: Sequence[JsonlRow]) -> None:

@@ -22,6 +22,7 @@ from polyray.config.base import as_json
 from polyray.config.loader import build_config, load_config
 from polyray.config.paths import REPOSITORY_ROOT
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
+from polyray.errors import DataError
 from polyray.rewards import RewardPlan, plan_reward
 from polyray.rewards.base import ScoreItem
 from polyray.tasks import build_task
@@ -140,6 +141,29 @@ def test_prompts_of_any_kind_are_the_same_prompts(configs: list[Any], tmp_path: 
     asked = [task.training_prompt(0, 0), *task.held_out_prompts()]
     assert sorted((prompt.text, prompt.reference) for prompt in asked) == [("01|2=", "2"), ("02|4=", "4")]
     assert config.task.split_seed == 3
+
+
+def test_evaluation_reads_where_it_is_called_and_asks_all_of_its_prompts(
+    configs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(configs, prompts=PROMPTS, reward="mine.py:score", name="first")
+    run.run_dir.mkdir(parents=True)
+    (run.run_dir / "config.json").write_text(json.dumps(as_json(run)))
+    rows = [{"prompt": f"{number}|2=", "reference": "2"} for number in range(10, 30)]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    (elsewhere / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for prompts in (rows, "asked.jsonl"):
+        polyray.evaluate(str(run.run_dir), prompts=prompts, runs_dir="out")
+        evaluation = configs[-1]
+        assert evaluation.run_dir == elsewhere / "out" / "first-evaluation"
+        assert evaluation.reward == run.reward, "the paths of the run stay its own"
+        asked = build_task(evaluation.task).held_out_prompts()
+        assert [prompt.text for prompt in asked] == [row["prompt"] for row in rows]
+    polyray.evaluate(str(run.run_dir), prompts=PROMPTS)
+    with pytest.raises(DataError, match="must not be trained on"):
+        build_task(configs[-1].task)
 
 
 def test_equal_prompts_are_written_once(configs: list[Any], tmp_path: Path) -> None:
