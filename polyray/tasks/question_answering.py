@@ -44,12 +44,15 @@ def answer_text(completion: str) -> str:
 
 def exact_match(answer: str, accepted: Sequence[str]) -> float:
     """1 where the normalised answer is one of the accepted ones; for none of those, where it says so."""
-    return max(float(_normal(answer) == gold) for gold in _gold(accepted))
+    gold = _gold(accepted)
+    return float(_normal(answer, gold) in gold)
 
 
 def token_f1(answer: str, accepted: Sequence[str]) -> float:
     """The best F1 of the normalised words over the accepted answers; 1 or 0 where either side has none."""
-    return max(_f1(_normal(answer).split(), gold.split()) for gold in _gold(accepted))
+    gold = _gold(accepted)
+    found = _normal(answer, gold).split()
+    return max(_f1(found, text.split()) for text in gold)
 
 
 def _gold(accepted: Sequence[str]) -> list[str]:
@@ -57,9 +60,10 @@ def _gold(accepted: Sequence[str]) -> list[str]:
     return [normal for text in accepted if (normal := normal_answer(text))] or [""]
 
 
-def _normal(answer: str) -> str:
+def _normal(answer: str, gold: Sequence[str]) -> str:
+    """Nothing for "unknown" and the like where there is no answer; elsewhere they are answers as any other."""
     normal = normal_answer(answer)
-    return "" if normal in _NO_ANSWER else normal
+    return "" if gold == [""] and normal in _NO_ANSWER else normal
 
 
 def _f1(found: list[str], gold: list[str]) -> float:
@@ -87,7 +91,7 @@ class QuestionAnsweringTask(ExampleTask):
         """The normalised answer; WRONG_CLASS where its reward is 0."""
         if not self.reward(prompt, completion):
             return WRONG_CLASS
-        return class_id(_normal(answer_text(completion)))
+        return class_id(_normal(answer_text(completion), _gold(self._accepted(prompt))))
 
     def partition(self, prompt: Prompt, completions: Sequence[str]) -> list[int]:
         """The class of each."""
@@ -97,7 +101,8 @@ class QuestionAnsweringTask(ExampleTask):
         """1 - F1 of the two answers; 0 where either has reward 0."""
         if not self.reward(prompt, a) or not self.reward(prompt, b):
             return 0.0
-        return 1.0 - _f1(_normal(answer_text(a)).split(), _normal(answer_text(b)).split())
+        gold = _gold(self._accepted(prompt))
+        return 1.0 - _f1(*(_normal(answer_text(text), gold).split() for text in (a, b)))
 
     @staticmethod
     def _accepted(prompt: Prompt) -> Sequence[str]:

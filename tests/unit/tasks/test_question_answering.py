@@ -73,6 +73,16 @@ def test_measures_of_unanswerable_questions_accept_no_answer_alone(says_so: str)
     assert exact_match(says_so, ["1874"]) == token_f1(says_so, ["1874"]) == 0.0
 
 
+def test_right_answer_unknown_is_an_answer_as_any_other():
+    prompt = Prompt("q", "Who wrote Beowulf?", metadata={"answers": ["Unknown", "An unknown poet"]})
+    for metric in ("exact_match", "f1"):
+        task = QuestionAnsweringTask(QuestionAnsweringSpec(metric=metric))
+        assert [task.reward(prompt, text) for text in ("Unknown.", "unknown poet", "Homer")] == [1, 1, 0]
+        known, poet, wrong = task.partition(prompt, ["unknown", "an unknown poet", "no answer"])
+        assert known != poet and wrong == WRONG_CLASS
+        assert task.distance(prompt, "unknown", "an unknown poet") == pytest.approx(1 / 3)
+
+
 def test_rewards_classes_and_distances_follow_the_answers():
     prompt = Prompt("q", "Who?", metadata={"answers": ["Ada Lovelace", "Lovelace"]})
     task = QuestionAnsweringTask(QuestionAnsweringSpec())
