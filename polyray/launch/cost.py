@@ -23,6 +23,7 @@ from polyray.config.reward import JudgeRewardSpec, RewardSpec
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
 from polyray.config.run_base import RunBase
 from polyray.extensions import find
+from polyray.rewards.plan import leaves_of
 from polyray.runs.cost import Cost, CostMeter, Held, LogSum, cost_files, read_cost, sum_costs
 from polyray.runs.run_directory import RunPaths
 
@@ -84,7 +85,7 @@ def evaluation_account(config: EvaluateConfig, held: Held | None = None) -> Cost
 
     paths = RunPaths(config.run_dir)
     logs = [_tokens(paths.evaluation / "samples.jsonl", "num_tokens", "tokens_generated")]
-    judges = _reward_judges(config.reward)
+    judges = _reward_judges(config.reward, getattr(config.checker, "reward", None))
     if config.judging is not None:
         whole = () if judges else JUDGE  # a shared file does not say what earlier starts have paid
         files = (paths.judge / name for name in (ANSWERS_FILE, CHECKER_CACHE))
@@ -125,7 +126,6 @@ def _answers(path: Path, spec: JudgeSpec, owner: str, whole: Sequence[str] = ())
 
 def _reward_judges(*rewards: RewardSpec | None) -> list[LogSum]:
     """Answers from now on. Their files belong to no run: simultaneous runs count each other's answers."""
-    judges = {
-        Path(reward.cache_path): reward.judge for reward in rewards if isinstance(reward, JudgeRewardSpec)
-    }
+    parts = [part for reward in rewards if reward is not None for part in leaves_of(reward)]
+    judges = {Path(part.cache_path): part.judge for part in parts if isinstance(part, JudgeRewardSpec)}
     return [_answers(path, spec, owner="") for path, spec in judges.items()]

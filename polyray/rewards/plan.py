@@ -125,7 +125,7 @@ def plan_reward(
     """
     both = [reward] if second_opinion is None else [reward, second_opinion]
     sources: dict[str, str] = {}
-    for spec in (leaf for whole in both for leaf in _leaves(whole)):
+    for spec in (leaf for whole in both for leaf in leaves_of(whole)):
         sources |= reward_type(spec.type).check(spec, needs_keys)
         if isinstance(spec, HttpRewardSpec):
             _check_patience(spec, reward.service.request_timeout_s)
@@ -139,7 +139,7 @@ def plan_reward(
 def reward_sha256(reward: RewardSpec) -> dict[str, str]:
     """Path -> sha256 of each file or model that a reward consists of. Raises ConfigError where one is missing."""
     found: dict[str, str] = {}
-    for spec in _leaves(reward):
+    for spec in leaves_of(reward):
         found |= reward_type(spec.type).sha256(spec)
     return found
 
@@ -154,10 +154,11 @@ def version_of(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _leaves(spec: RewardSpec) -> Iterator[RewardSpec]:
+def leaves_of(spec: RewardSpec) -> Iterator[RewardSpec]:
+    """The parts of a composite reward, and of composites in it; any other reward by itself."""
     if isinstance(spec, CompositeRewardSpec):
         for part in spec.parts:
-            yield from _leaves(part.reward)
+            yield from leaves_of(part.reward)
     else:
         yield spec
 
@@ -179,6 +180,6 @@ def _check_second_opinion(reward: RewardSpec, second: RewardSpec) -> None:
             "second_opinion is the same as reward: it would agree with itself; name another one, e.g. an engagement "
             "model that was trained on other threads"
         )
-    for spec, other in itertools.product(_leaves(reward), _leaves(second)):
+    for spec, other in itertools.product(leaves_of(reward), leaves_of(second)):
         if spec.type == other.type:
             reward_type(spec.type).check_independent(spec, other)

@@ -147,9 +147,12 @@ def test_evaluation_account_includes_judge_and_checker_across_a_kill(tmp_path: P
     assert judge_spend(tmp_path) == (3, 3300, pytest.approx(3 * MONEY))
 
 
-def test_training_account_includes_only_judge_answers_during_its_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("composite", [False, True])
+def test_training_account_includes_only_judge_answers_during_its_run(composite: bool, tmp_path: Path) -> None:
     cache = tmp_path / "shared.jsonl"
-    reward = {"type": "judge", "judge": PRICED, "cache_path": str(cache)}
+    reward: dict[str, Any] = {"type": "judge", "judge": PRICED, "cache_path": str(cache)}
+    if composite:
+        reward = {"type": "composite", "parts": [{"name": "judge", "reward": reward}]}
     sections = {"reward": reward, "second_opinion": reward, "task": {"type": "creative_writing"}}
     write(cache, answer(""))
     for _ in range(2):
@@ -157,6 +160,16 @@ def test_training_account_includes_only_judge_answers_during_its_run(tmp_path: P
             write(cache, answer(""))
         write(cache, answer(""))  # written by another run
     assert judge_spend(tmp_path) == (2, 2200, pytest.approx(2 * MONEY))
+
+
+def test_evaluation_account_includes_the_judge_of_a_checker(tmp_path: Path) -> None:
+    cache = tmp_path / "shared.jsonl"
+    reward = {"type": "judge", "judge": PRICED, "cache_path": str(cache)}
+    checker = {"type": "reward_threshold", "threshold": 0.5, "reward": reward}
+    values = {"adapters": {"base": None}, "checker": checker, "task": {"type": "creative_writing"}}
+    with evaluation_account(configured(EvaluateConfig, tmp_path, **values)):
+        write(cache, answer(""))
+    assert judge_spend(tmp_path) == (1, 1100, pytest.approx(MONEY))
 
 
 @pytest.mark.parametrize(("judge", "money"), [(PRICED, MONEY), (JUDGE, None)])
