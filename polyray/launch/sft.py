@@ -64,12 +64,15 @@ def as_training(config: SftConfig) -> TrainConfig | None:
             "seed",
             "ray",
             "prices",
+            "logging",
             "model",
             "task",
             "learner",
             "dynamics",
         )
     }
+    if "monitors" in config.model_fields_set:
+        shared["monitors"] = config.monitors
     own = {name: getattr(spec, name) for name in ("rollout", "delivery", "reward", "diversity")}
     values = TrainConfig.model_construct(
         **shared, **own, algorithm=spec.as_algorithm(), supervised=supervised

@@ -278,7 +278,9 @@ class RolloutWorker:
         self._give_up(run, "its run has ended")
         for work in self._turns.forget(run):
             if isinstance(work.item, TextRequest) and self._engine.keeps_versions and not work.cancelled:
-                self._admit(work, work.item)  # a service took it on; the engine keeps the version until it has ended
+                self._admit(
+                    work, work.item
+                )  # a service took it on; the engine keeps the version until it has ended
             else:
                 work.answer(RolloutError(f"run {run} has ended"))
         self._newest.pop(run, None)

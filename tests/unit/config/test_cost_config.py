@@ -40,3 +40,17 @@ def test_price_table_reaches_every_part_of_a_job() -> None:
     training = as_training(sft)
     assert training is not None
     assert [part.prices for part in (*parts, training)] == [TABLE] * (len(config.arms) + 3)
+
+
+def test_monitors_and_logging_of_polychromic_sft_are_those_of_its_file() -> None:
+    file = "configs/sft/hidden_trap_grid_polychromic.yaml"
+    plain = as_training(load_config(SftConfig, file))
+    assert plain is not None and [monitor.name for monitor in plain.monitors] == [
+        "mismatch",
+        "low_ess",
+        "collapse",
+    ]
+    own = ['monitors=[{preset: "@collapse", action: stop}]', "logging=json"]
+    training = as_training(load_config(SftConfig, file, own))
+    assert training is not None and training.logging == "json"
+    assert [(monitor.name, monitor.action) for monitor in training.monitors] == [("collapse", "stop")]
