@@ -78,6 +78,10 @@ class MissingFile(DataError, ConfigError):
         return [line.partition(self.MARK)[0] for line in lines if self.MARK in line]
 
 
+_BETWEEN = "\n  "
+"""Between the messages of a MissingFile that names several."""
+
+
 class MissingFiles:
     """Several looks at files, after which all that are missing are named in one error.
 
@@ -99,12 +103,12 @@ class MissingFiles:
         try:
             yield
         except MissingFile as missing:
-            self._messages[str(missing)] = None
+            self._messages |= dict.fromkeys(str(missing).split(_BETWEEN))
 
     def raise_if_any(self) -> None:
         """Raises MissingFile with every message, each once."""
         if self._messages:
-            raise MissingFile("\n  ".join(self._messages))
+            raise MissingFile(_BETWEEN.join(self._messages))
 
 
 class ResourceError(PolyrayError):

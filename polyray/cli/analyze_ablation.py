@@ -22,6 +22,7 @@ from typing import Any
 from polyray.cli.analyze_lora import adapter_directory
 from polyray.cli.arguments import parse
 from polyray.config.loader import build_config
+from polyray.config.prompts import ArmSpec
 from polyray.config.run import EvaluateConfig
 from polyray.errors import EXIT_OK
 from polyray.runs.run_directory import RunDirectory
@@ -42,7 +43,12 @@ def analyze_ablation(argv: Sequence[str] | None = None) -> int:
     )
     adapter = adapter_directory(args.namespace.adapter)
     if args.check:
-        return args.print_check(lambda: {"adapter": str(adapter), "by": args.namespace.by})
+        from polyray.launch.plan import check_evaluation
+
+        whole = args.config.model_copy(update={"adapters": {"whole": ArmSpec(adapter=str(adapter))}})
+        return args.print_check(
+            lambda: {"adapter": str(adapter), "by": args.namespace.by}, lambda: check_evaluation(whole)
+        )
     from polyray.launch.cost import show_cost
     from polyray.launch.evaluate import evaluate_on_engines, resumable_keys
     from polyray.launch.plan import plan_evaluation

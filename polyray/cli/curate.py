@@ -63,7 +63,9 @@ def data(argv: Sequence[str]) -> int:
     """`curate data`."""
     args = parse(argv, job="curate data", description=__doc__, config_model=CurateConfig)
     if args.check:
-        return args.print_check(derived=lambda: derived_sizes(args.config))
+        return args.print_check(
+            derived=lambda: derived_sizes(args.config), inputs=lambda: check_inputs(args.config)
+        )
     from polyray.runs.progress import ProgressDisplay
 
     with ProgressDisplay() as display:
@@ -74,10 +76,12 @@ def data(argv: Sequence[str]) -> int:
 def run_curation(config: CurateConfig, display: ProgressDisplay) -> None:
     """A curation from wherever it stands to DONE, again where an input has changed."""
     from polyray.launch.cost import DRIVER, account, show_cost
-    from polyray.runs.run_directory import RunDirectory
+    from polyray.runs.run_directory import RunDirectory, RunPaths
     from polyray.shelf.preferences.curation.files import input_digests
 
     inputs = input_digests(config)  # a path that is wrong leaves no run directory
+    if not RunPaths(config.run_dir).done.is_file():
+        check_inputs(config)
     with RunDirectory.open(config, RESUMABLE_KEYS) as directory:
         if directory.finished and directory.summary()["inputs"] != inputs:
             changed = [
@@ -96,6 +100,18 @@ SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "data": data,
     "selections": curate_selections.selections,
 }
+
+
+def check_inputs(config: CurateConfig) -> None:
+    """Looks for the word list, the languages, the encoder and the tokenizer. Raises ConfigError and DataError."""
+    from polyray.models.embedder import encoder_directory
+    from polyray.shelf.preferences.curation.filters import build_rules
+
+    build_rules(config.filters)
+    if config.select is not None:
+        encoder_directory(config.select.encoder)
+    if config.model is not None:
+        _tokenizer(config.model.path)
 
 
 def derived_sizes(config: CurateConfig) -> dict[str, Any]:
@@ -163,14 +179,18 @@ def build_tools(config: CurateConfig) -> Tools:
 
         encode = Embedder(config.select.encoder).encode
     if config.model is not None:
-        from polyray.config.model import ModelSpec
-        from polyray.models.base_files import resolve_model_dir
-        from polyray.models.tokenizer import load_tokenizer
         from polyray.shelf.preferences.curation.tokens import token_lengths
 
-        tokenizer = load_tokenizer(resolve_model_dir(ModelSpec(path=config.model.path)))
-        count_tokens = partial(token_lengths, spec=config.rows, tokenizer=tokenizer)
+        count_tokens = partial(token_lengths, spec=config.rows, tokenizer=_tokenizer(config.model.path))
     return Tools(encode, count_tokens)
+
+
+def _tokenizer(model_path: str) -> Any:
+    from polyray.config.model import ModelSpec
+    from polyray.models.base_files import resolve_model_dir
+    from polyray.models.tokenizer import load_tokenizer
+
+    return load_tokenizer(resolve_model_dir(ModelSpec(path=model_path)))
 
 
 def summary(curated: Curated) -> str:

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,10 @@ from polyray.config.run import (
     SftConfig,
     TrainConfig,
 )
+from polyray.config.supervised import TaskDataSpec
 from polyray.errors import EXIT_OK, ConfigError, MissingFile
 from polyray.launch.sft import as_training
+from polyray.runs.run_directory import RunPaths
 
 if TYPE_CHECKING:
     from polyray.evaluation.sampling import Sample
@@ -92,12 +95,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 },
                 "evaluate": as_json(first.evaluate),
             },
-            inputs=lambda: [_check_arm(arm, preparations) for plan in plans for arm in plan.arms.values()],
+            inputs=lambda: [_check_inputs(plan, preparations) for plan in plans],
         )
     from polyray.launch.cost import DRIVER, account, held_by_fleet, show_cost
     from polyray.launch.fleet import open_ray
     from polyray.runs.progress import ProgressDisplay
 
+    for plan in plans:
+        if not RunPaths(plan.evaluate.run_dir).done.is_file():
+            _check_inputs(plan, preparations)
     started = time.monotonic()
     any_arm = plans[0].arms[config.baseline_arm]
     with ProgressDisplay() as display:
@@ -143,16 +149,23 @@ def _checked(config: Preparation) -> dict[str, Any]:
     return as_json(config) | sizes
 
 
-def _check_arm(config: TrainConfig, preparations: Sequence[Preparation]) -> None:
-    """Raises MissingFile for files that no preparation makes."""
-    from polyray.launch.plan import check_training
+def _check_inputs(plan: Plan, preparations: Sequence[Preparation]) -> None:
+    """Looks at the files of every part before the first one starts. Raises MissingFile for files that no preparation
+    makes."""
+    from polyray.launch.plan import check_evaluation, check_sft, check_training
 
-    try:
-        check_training(config, made_before=True)
-    except MissingFile as missing:
-        made = [preparation.run_dir for preparation in preparations]
-        if not all(any(Path(path).is_relative_to(run) for run in made) for path in missing.paths):
-            raise
+    made = [preparation.run_dir for preparation in preparations]
+    looks: list[Callable[[], None]] = [
+        partial(check_sft, sft, made_before=True) for sft in plan.sfts.values()
+    ]
+    looks += [partial(check_training, arm, made_before=True) for arm in plan.arms.values()]
+    looks.append(partial(check_evaluation, plan.evaluate, made_before=True))
+    for look in looks:
+        try:
+            look()
+        except MissingFile as missing:
+            if not all(any(Path(path).is_relative_to(run) for run in made) for path in missing.paths):
+                raise
 
 
 def _prepare(config: Preparation, display: ProgressDisplay) -> None:
@@ -205,6 +218,13 @@ def build_plan(config: QuickstartConfig, pretrain: PretrainConfig | None, seed: 
         config.evaluate,
         [*where, f"name=evaluation-seed{seed}"],
     )
+    tasks = {f"sft.{name}": sft.task for name, sft in sfts.items() if isinstance(sft.data, TaskDataSpec)}
+    for name, task in (tasks | {"evaluate": evaluate.task}).items():
+        if task != base.task:
+            raise ConfigError(
+                f"{name} and arms.{config.baseline_arm} differ in task, and `overrides` reach the arms alone; make "
+                "their files equal"
+            )
     directories = adapters | {name: arm.run_dir / "adapter" for name, arm in arms.items()}
     untrained: dict[str, ArmSpec] = {}
     if pretrain is None:

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv, job="train_reward", description=__doc__, config_model=TrainRewardConfig)
     config = args.config
     if args.check:
-        return args.print_check(derived=lambda: derived_sizes(config))
+        return args.print_check(derived=lambda: derived_sizes(config), inputs=lambda: check_inputs(config))
     from polyray.launch.fleet import open_ray
     from polyray.runs.progress import ProgressDisplay
 

@@ -143,14 +143,14 @@ def check_training(config: TrainConfig, *, made_before: bool = False) -> None:
     _read_training(config, only_look=True, made_before=made_before)
 
 
-def check_sft(config: SftConfig) -> None:
-    """Reads the inputs of a supervised run."""
-    _read_sft(config, only_look=True)
+def check_sft(config: SftConfig, *, made_before: bool = False) -> None:
+    """Reads the inputs of a supervised run. `made_before`: the job itself makes the base first."""
+    _read_sft(config, only_look=True, made_before=made_before)
 
 
-def check_evaluation(config: EvaluateConfig) -> None:
-    """Reads the inputs of an evaluation."""
-    _read_evaluation(config, only_look=True)
+def check_evaluation(config: EvaluateConfig, *, made_before: bool = False) -> None:
+    """Reads the inputs of an evaluation. `made_before`: the job itself makes base and adapters first."""
+    _read_evaluation(config, only_look=True, made_before=made_before)
 
 
 def _read_training(
@@ -186,10 +186,10 @@ def _read_training(
     return parts, base, reward
 
 
-def _read_sft(config: SftConfig, *, only_look: bool = False) -> Base | None:
+def _read_sft(config: SftConfig, *, only_look: bool = False, made_before: bool = False) -> Base | None:
     """Base (None if it is not on this machine); reads all rows."""
     missing = MissingFiles()
-    base = find_base(config.model, missing, only_look=only_look)
+    base = None if made_before else find_base(config.model, missing, only_look=only_look)
     with missing.noted():
         if isinstance(config.data, JsonlDataSpec):
             from polyray.data.records import read_demonstrations
@@ -207,31 +207,32 @@ def _read_sft(config: SftConfig, *, only_look: bool = False) -> Base | None:
 
 
 def _read_evaluation(
-    config: EvaluateConfig, *, only_look: bool = False
+    config: EvaluateConfig, *, only_look: bool = False, made_before: bool = False
 ) -> tuple[Base | None, RewardPlan, int]:
     """Base (None if it is not on this machine), reward and the largest rank; reads the prompts of every arm."""
     from polyray.evaluation.arms import resolve_arms
 
     check_rollout_build(config.rollout)
     missing = MissingFiles()
-    reward = None
-    base = find_base(config.model, missing, only_look=only_look)
+    reward, arms = None, []
+    base = None if made_before else find_base(config.model, missing, only_look=only_look)
     ranks = [config.model.lora.rank]
     for arm in config.adapters.values():
-        if arm.adapter is not None:
+        if arm.adapter is not None and not made_before:
             with missing.noted():
                 ranks.append(_rank(Path(arm.adapter), base))
     with missing.noted():
         reward = plan_reward(config.reward, config.task, needs_keys=not only_look)
+    with missing.noted():
+        task = build_task(config.task)
+        prompts = task.held_out_prompts(config.evaluation.num_prompts)
+        arms = resolve_arms(config.adapters, prompts, task, config.seed, config.evaluation)
     missing.raise_if_any()
     assert reward is not None
     if base is not None:
         from polyray.models.tokenizer import usable_tokenizer
 
-        task = build_task(config.task)
-        prompts = task.held_out_prompts(config.evaluation.num_prompts)
         tokenizer = usable_tokenizer(base.directory)
-        arms = resolve_arms(config.adapters, prompts, task, config.seed, config.evaluation)
         for asked_P in {arm.template: arm.asked_P for arm in arms}.values():
             check_prompts(asked_P, task, tokenizer, config.rollout.max_prompt_tokens)
     return base, reward, max(ranks)

@@ -43,6 +43,10 @@ SWEPT = {
     "parameters": {"task.path": {"grid": ["prompts.jsonl", "none.jsonl"]}},
 }
 JUDGE = {"name": "a", "samples": "samples.jsonl", "judge": {"provider": "openai", "model": "m"}}
+GRID, GRID_EVALUATION = (
+    yaml.safe_load((REPOSITORY_ROOT / f"configs/{folder}/hidden_trap_grid.yaml").read_text())
+    for folder in ("train", "evaluate")
+)
 QUICKSTART = yaml.safe_load((REPOSITORY_ROOT / "configs/quickstart.yaml").read_text()) | {
     "arms": {"mine": "arm.yaml"}, "baseline_arm": "mine", "overrides": []
 }  # fmt: skip
@@ -58,8 +62,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "mine.py": "def score(items):\n    return [0.5 for _ in items]\n",
         "broken.py": "def score(:",
         "train.yaml": yaml.safe_dump(TRAIN),
-        "arm.yaml": yaml.safe_dump({"name": "a", **TASK}),
-        "bad.yaml": yaml.safe_dump({"name": "a", **TASK, **python("none.py:score")}),
+        "arm.yaml": yaml.safe_dump(GRID | python("mine.py:score")),
+        "bad.yaml": yaml.safe_dump(GRID | python("none.py:score")),
+        "asked.yaml": yaml.safe_dump(GRID_EVALUATION | {"adapters": {"few": {"prompt": "few.yaml"}}}),
         "empty/file": "",
     }
     (tmp_path / "empty").mkdir()
@@ -96,6 +101,7 @@ def check(job: str, values: dict[str, Any]) -> int:
         ("sweep", SWEEP, SWEPT, ["none.jsonl"]),
         ("serve", SERVE, {"model": {"path": "./none"}}, ["none"]),
         ("quickstart", QUICKSTART, {"arms": {"mine": "bad.yaml"}}, ["none.py"]),
+        ("quickstart", QUICKSTART | {"pretrain": None}, {"evaluate": "asked.yaml"}, ["few.yaml"]),
     ],
 )  # fmt: skip
 def test_check_accepts_complete_inputs_and_names_every_missing_file(

@@ -94,6 +94,9 @@ def test_reward_model_training_names_missing_data_and_leaves_the_name_free(tmp_p
         train_reward.main([path, "--check", f"data.path={tmp_path / 'absent.jsonl'}"])
     with pytest.raises(DataError, match=r"nowhere: .*polyray curate data"):
         train_reward.main([path, f"data.path={tmp_path}/nowhere", f"runs_dir={tmp_path}/runs"])
+    with pytest.raises(ConfigError, match="nowhere"):
+        my_pairs = str(REPOSITORY_ROOT / "configs/reward/my_pairs.yaml")
+        train_reward.main([my_pairs, "--check", f"encoder.name={tmp_path}/nowhere"])
     assert not (tmp_path / "runs").exists()
 
 

@@ -94,6 +94,25 @@ def test_sft_with_samples_of_another_reward_is_refused() -> None:
         plan_of(HEADLINES, other)
 
 
+def test_override_of_the_task_that_the_evaluation_lacks_is_refused() -> None:
+    override = 'overrides=["task.trap_probability=0.5"]'
+    with pytest.raises(ConfigError, match=r"sft\.warm start and arms\.\S+ differ in task.*overrides"):
+        plan_of("configs/quickstart.yaml", override)
+
+
+def test_missing_file_of_a_late_part_is_named_before_the_first_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = (REPOSITORY_ROOT / "configs/evaluate/headlines_smollm2.yaml").read_text()
+    Path("evaluate.yaml").write_text(shipped.replace("configs/prompts/few_shot.yaml", "no/prompt.yaml"))
+    monkeypatch.setattr(quickstart, "_run_seed", lambda *arguments: pytest.fail("a part has started"))
+    for option in (["--check"], []):
+        with pytest.raises(ConfigError, match=r"no/prompt\.yaml"):
+            quickstart.main(["headlines", "evaluate=evaluate.yaml", *option])
+    assert not Path("runs").exists()
+
+
 def test_sft_with_samples_trains_on_the_engines_of_the_arms(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, trained = plan_of(HEADLINES), []
     monkeypatch.setattr(quickstart, "_arm", lambda config, fleet, display: trained.append((config, fleet)))
