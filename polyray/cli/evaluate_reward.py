@@ -41,6 +41,7 @@ def reward(argv: Sequence[str]) -> int:
     from polyray.launch.cost import DRIVER, account, show_cost
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory, RunPaths
+    from polyray.shelf.preferences.reward_evaluation.pipeline import check_finished
 
     if not RunPaths(args.config.run_dir).done.is_file():
         check_inputs(args.config)
@@ -48,6 +49,8 @@ def reward(argv: Sequence[str]) -> int:
         if not directory.finished:
             with account("evaluate reward", args.config, DRIVER):
                 validate_rewards(args.config, directory, display)
+        else:
+            check_finished(args.config, directory.paths.evaluation)
         show(directory, display)
         show_cost(directory.paths.root, display)
     return EXIT_OK

@@ -195,6 +195,18 @@ def test_validation_leaves_out_unscored_pairs_and_stops_above_the_limit(tmp_path
         main(["reward", str(config)])
 
 
+def test_finished_validation_of_other_data_is_refused(finished: Path) -> None:
+    data = finished / "records.jsonl"
+    before = data.read_bytes()
+    write_records(data, records(100, 1 - ACCURACY))
+    try:
+        with pytest.raises(ConfigError, match=r"the data has changed .*name="):
+            main(["reward", str(finished / "config.yaml")])
+    finally:
+        data.write_bytes(before)
+    assert main(["reward", str(finished / "config.yaml")]) == 0
+
+
 def test_check_prints_sizes_and_creates_no_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reward", str(finished / "config.yaml"), "name=new", "--check"]) == 0
     derived = json.loads(capsys.readouterr().out)["derived"]

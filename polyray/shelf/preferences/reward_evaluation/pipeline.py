@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from polyray.config.reward_validation import RewardValidationConfig
+from polyray.config.reward_validation import EngagementScorerSpec, RewardValidationConfig
 from polyray.errors import ConfigError, RewardError
 from polyray.runs.atomic import atomic_write_bytes, atomic_write_json, atomic_write_text
 from polyray.runs.jsonl import encode_line
+from polyray.shelf.preferences.engagement import data_sha256
 from polyray.shelf.preferences.reward_evaluation.held_out import HeldOut, Texts, read_held_out
 from polyray.shelf.preferences.reward_evaluation.measures import (
     Measured,
@@ -33,7 +34,7 @@ from polyray.shelf.preferences.reward_evaluation.probe_results import ProbeTexts
 from polyray.shelf.preferences.reward_evaluation.results import Scored, build_metrics, counts, worst_mistakes
 from polyray.shelf.preferences.reward_evaluation.score_store import Progress, ScoreStore
 from polyray.shelf.preferences.reward_evaluation.scorers import CompletionScorer, build_scorer
-from polyray.shelf.preferences.reward_evaluation.seen import check_unseen, seen_by_models
+from polyray.shelf.preferences.reward_evaluation.seen import cards_of, check_unseen, seen_by_models
 from polyray.shelf.preferences.reward_evaluation.slices import as_csv, pair_slices, slice_rows
 
 TUNING_PAIRS = 1000
@@ -104,7 +105,7 @@ def validate(
     check_unseen(config, data)
     # All of them first: a missing model is noticed before hours of scoring, and before the run has begun.
     scorers = {name: build_scorer(name, spec, data, config.seed) for name, spec in config.scorers.items()}
-    _same_data(files, data)
+    _same_data(files, data.sha256)
     probes = probe_texts(data.validated, config.probes, config.seed)
     scored: dict[str, Scored] = {}
     for name, scorer in scorers.items():
@@ -181,18 +182,32 @@ def _check_pairs(texts: Texts) -> None:
         )
 
 
-def _same_data(files: ValidationFiles, data: HeldOut) -> None:
+def check_finished(config: RewardValidationConfig, root: Path) -> None:
+    """Raises ConfigError where the data or a model of a finished validation is another by now."""
+    files = ValidationFiles(root)
+    _same_data(files, data_sha256(Path(config.data.path)))
+    validated = json.loads(files.metrics.read_text(encoding="utf-8"))["scorers"]
+    for name, spec in config.scorers.items():
+        if isinstance(spec, EngagementScorerSpec):
+            (card,) = cards_of(spec)
+            _same(name, validated[name]["version"], card.version, files)
+
+
+def _same_data(files: ValidationFiles, sha256: str) -> None:
     """Check that a resumed run does not mix two data sets."""
     if files.data.is_file():
-        before = json.loads(files.data.read_text(encoding="utf-8"))["sha256"]
-        if before != data.sha256:
-            raise ConfigError(
-                f"the data has changed since this run was started (sha256 {before[:12]} -> {data.sha256[:12]}); give "
-                f"this run another name (name=...), or delete {files.root.parent}"
-            )
+        _same("the data", json.loads(files.data.read_text(encoding="utf-8"))["sha256"], sha256, files)
         return
     files.root.mkdir(parents=True, exist_ok=True)
-    atomic_write_json(files.data, {"sha256": data.sha256})
+    atomic_write_json(files.data, {"sha256": sha256})
+
+
+def _same(what: str, before: str, now: str, files: ValidationFiles) -> None:
+    if before != now:
+        raise ConfigError(
+            f"{what} has changed since this run was started (sha256 {before[:12]} -> {now[:12]}); give this run "
+            f"another name (name=...), or delete {files.root.parent}"
+        )
 
 
 def _write_report(

@@ -27,7 +27,7 @@ def seen_by_models(specs: Iterable[ScorerSpec]) -> Seen:
 
     Raises MissingFile for a model that is not there.
     """
-    known = frozenset[bytes]().union(*(card.clusters for spec in specs for card in _cards(spec)))
+    known = frozenset[bytes]().union(*(card.clusters for spec in specs for card in cards_of(spec)))
     return lambda cluster_id: base64.b64decode(cluster_digests([cluster_id])) in known
 
 
@@ -44,8 +44,8 @@ def check_unseen(config: RewardValidationConfig, data: HeldOut) -> None:
             )
 
 
-def _cards(spec: ScorerSpec) -> list[ModelCard]:
-    """Card of the model that `spec` names, if it names one."""
+def cards_of(spec: ScorerSpec) -> list[ModelCard]:
+    """Card of the model that `spec` names, if it names one. Raises MissingFile where it is not there."""
     asked = spec.reward if isinstance(spec, RewardScorerSpec) else spec
     if not isinstance(asked, EngagementScorerSpec | EngagementRewardSpec):
         return []
