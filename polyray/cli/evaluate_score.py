@@ -21,6 +21,8 @@ from polyray.errors import EXIT_OK, ConfigError
 if TYPE_CHECKING:
     from polyray.config.evaluation import EvaluationSpec
 
+OF_PROBLEMS = ("problems", "export", "set", "allow_code_execution", "timeout", "workers", "strict")
+"""Options that say how samples are judged anew."""
 TASKS = ("code", "math", "question_answering")
 DESCRIPTION = """Scores a file of samples, without Ray or torch.
 
@@ -39,10 +41,13 @@ def score(argv: Sequence[str]) -> int:
     options = vars(_parser().parse_strictly(argv))
     samples = Path(options["samples"])
     if options["task"] is None:
-        for name in ("problems", "export"):
+        for name in OF_PROBLEMS:
             if options[name]:
-                raise ConfigError(f"--{name} needs --task, the task of the samples, e.g. --task code")
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option} needs --task, the task of the samples, e.g. --task code")
         return _from_rewards(samples, options)
+    if options["allow_self_selection"]:
+        raise ConfigError("--allow-self-selection is for the rewards in the file; leave it out with --task")
     return _from_problems(samples, options)
 
 
@@ -65,7 +70,8 @@ def _parser() -> JobParser:
         "--pass-threshold",
         type=float,
         default=None,
-        help="rewards from here on are passes; default: threshold.json beside the samples, else 1",
+        help="rewards from here on are passes; default: threshold.json beside the samples (not with "
+        "--task), else 1",
     )
     parser.add_argument("--task", choices=TASKS, help="judge the samples anew, as this task does")
     parser.add_argument("--problems", metavar="FILE", help="the task's problems, .jsonl or .jsonl.gz")
@@ -147,6 +153,7 @@ def _threshold(samples: Path, given: float | None) -> tuple[float, Mapping[str, 
 def _from_problems(samples: Path, options: Mapping[str, Any]) -> int:
     """Judges every sample, then metrics.json."""
     from polyray.evaluation.problem_scoring import ProblemScoring, score_problems
+    from polyray.metrics.groups import PASS_THRESHOLD
 
     if options["out"] is None:
         raise ConfigError("--out is missing: give a directory for results.jsonl and metrics.json")
@@ -163,6 +170,7 @@ def _from_problems(samples: Path, options: Mapping[str, Any]) -> int:
         selector=options["selector"],
         resamples=options["resamples"],
         baseline=options["baseline"],
+        pass_threshold=PASS_THRESHOLD if options["pass_threshold"] is None else options["pass_threshold"],
         seed=_seed(None, options),
     )
     if options["check"]:

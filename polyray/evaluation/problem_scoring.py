@@ -23,6 +23,7 @@ from polyray.evaluation.sampling import EvaluationFiles
 from polyray.evaluation.score_file import ScoreRequest, fitting_ks, score_stream
 from polyray.evaluation.scorers import build_stream_scorer
 from polyray.evaluation.scoring import ScoringContext, score_samples
+from polyray.metrics.groups import PASS_THRESHOLD
 from polyray.runs.data_record import data_files
 from polyray.tasks import build_task
 
@@ -54,6 +55,7 @@ class ProblemScoring:
     selector: str | None = None
     resamples: int | None = None
     baseline: str | None = None
+    pass_threshold: float = PASS_THRESHOLD
     seed: int = 0
 
     def as_json(self) -> dict[str, Any]:
@@ -70,18 +72,20 @@ def score_problems(request: ProblemScoring, progress: Callable[[int], None] | No
     problems = {prompt.prompt_id: prompt for prompt in task.held_out_prompts()}
     scorer = build_stream_scorer(task, _sandbox(request))
     files = EvaluationFiles(request.out)
+    threshold = request.pass_threshold
     settings = {"task": request.task, "timeout_s": request.timeout_s, "strict": request.strict}
+    if threshold != PASS_THRESHOLD:
+        settings["pass_threshold"] = threshold
+    context = ScoringContext(seed=request.seed, baseline=request.baseline, pass_threshold=threshold)
     score_stream(
         read_raw_samples(request.samples, problems),
         scorer,
-        ScoreRequest(request.samples, _problem_files(request), settings),
+        ScoreRequest(request.samples, _problem_files(request), settings, threshold),
         files,
         progress,
     )
     with SampleFile(files.samples) as source:
-        metrics = score_samples(
-            source, _spec(request, source), ScoringContext(seed=request.seed, baseline=request.baseline)
-        )
+        metrics = score_samples(source, _spec(request, source), context)
         if request.exports:
             export_samples(
                 request.exports, source, read_verdicts(files.results), task, request.out / "export"

@@ -43,6 +43,7 @@ class ScoreRequest:
     """Key of the task's settings -> the file that it names."""
     settings: Mapping[str, Any]
     """Settings that could change a verdict."""
+    pass_threshold: float = PASS_THRESHOLD
 
 
 def score_stream(
@@ -62,7 +63,7 @@ def score_stream(
         ahead, behind = itertools.tee(todo)
         for sample, scored in zip(behind, scorer(ahead), strict=True):
             record = replace(sample.record, reward=scored.reward, class_id=scored.class_id)
-            log.append([record], [result_of(record, scored, PASS_THRESHOLD)])
+            log.append([record], [result_of(record, scored, request.pass_threshold)])
             if progress is not None:
                 progress(log.groups_done)
         return log.groups_done

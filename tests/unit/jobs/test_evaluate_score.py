@@ -158,7 +158,27 @@ def test_score_runs_programs_only_with_consent_and_complete_options(tmp_path: Pa
         ([*task, *file], r"--out .*results\.jsonl"),
         ([*task, "--problems", "nowhere.jsonl", *out], r"--problems .*nowhere\.jsonl"),
         (file, r"--problems .*--task"),
+        (["--set", "metric=f1"], r"--set .*--task"),
+        (["--allow-code-execution"], r"--allow-code-execution .*--task"),
+        ([*task, *file, *out, "--allow-self-selection"], r"--allow-self-selection .*--task"),
     ):
         with pytest.raises(ConfigError, match=message):
             main(["score", str(samples), *options])
     assert not (tmp_path / "out").exists()
+
+
+def test_threshold_makes_graded_answers_pass(tmp_path: Path) -> None:
+    questions = write(tmp_path / "q.jsonl", [{"id": "q", "question": "Who?", "answer": ["Ada Lovelace"]}])
+    samples = write(tmp_path / "s.jsonl", [{"task_id": "q", "completion": "Ada"}] * 2)
+    line = ["score", str(samples), "--task", "question_answering", "--problems", str(questions)]
+    for out, options, passed in (("strict", [], False), ("half", ["--pass-threshold", "0.5"], True)):
+        assert main([*line, "--set", "metric=f1", "--out", str(tmp_path / out), *options]) == 0
+        metrics = json.loads((tmp_path / out / "metrics.json").read_text())
+        (model,) = metrics["models"].values()
+        assert (model["pass_at_k"]["1"]["value"], metrics["pass_threshold"]) == (
+            passed,
+            pytest.approx(0.5 if passed else 1.0),
+        )
+        assert [row["passed"] for row in results(tmp_path / out)] == [passed, passed]
+    with pytest.raises(ConfigError, match="other settings"):
+        main([*line, "--set", "metric=f1", "--out", str(tmp_path / "half")])
