@@ -26,7 +26,7 @@ from polyray.evaluation.comparisons import compare_tables
 from polyray.evaluation.curves import as_entry, derived_values
 from polyray.evaluation.per_prompt import MetricSettings, PromptTable, TextMetrics, compute_table
 from polyray.evaluation.records import SampleRecord
-from polyray.evaluation.sample_source import SampleList, SampleSource
+from polyray.evaluation.sample_source import SampleList, SampleSource, all_groups
 from polyray.evaluation.selectors import Selector, get_selector, refusals
 from polyray.metrics.groups import PASS_THRESHOLD
 
@@ -60,12 +60,15 @@ def score_samples(
 ) -> dict[str, Any]:
     """The contents of metrics.json.
 
-    Raises ConfigError for an unknown selector or baseline, DataError for prompts without enough scored
-    samples or models that were not asked the same prompts.
+    A k for which a prompt has samples but too few scored ones is left out, with a warning. Raises ConfigError for an
+    unknown selector or baseline, DataError for prompts without enough samples or models that were not asked the same
+    prompts.
     """
     source = SampleList(samples) if isinstance(samples, Sequence) else samples
     models = source.models
     baseline = _checked_baseline(context.baseline, models)
+    ks, notes = _estimable(spec.ks, source)
+    spec = spec.model_copy(update={"ks": ks})
     settings = _settings(spec, context)
     order = source.task_ids(baseline)
     tables = [
@@ -93,10 +96,28 @@ def score_samples(
         "pass_threshold": context.pass_threshold,
         "threshold": dict(context.threshold_source),
         "reward": context.reward,
-        "warnings": _warnings(values),
+        "warnings": [*notes, *_warnings(values)],
         "models": values,
         "comparisons": compare_tables(tables, baseline, spec, context.seed),
     }
+
+
+def _estimable(ks: tuple[int, ...], source: SampleSource) -> tuple[tuple[int, ...], list[str]]:
+    """The ks that every prompt has enough scored samples for, and a warning about the others."""
+    sampled, scored = zip(
+        *(
+            (len(group), sum(sample.reward == sample.reward for sample in group))
+            for group in all_groups(source)
+        ),
+        strict=True,
+    )
+    lost = [k for k in ks if min(scored) < k <= min(sampled)]
+    if not lost or len(lost) == len(ks):
+        return ks, []
+    found = ", ".join(map(str, lost))
+    return tuple(k for k in ks if k not in lost), [
+        f"k = {found} left out: a prompt has only {min(scored)} scored samples, too few for an unbiased estimate"
+    ]
 
 
 def _hash(asked: Iterable[str]) -> str:
