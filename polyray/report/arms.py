@@ -66,8 +66,12 @@ def collect_arms(data: ReportData) -> list[Arm]:
     """Arms in the order of the evaluation's models, then training runs that were not evaluated."""
     arms: dict[str, Arm] = {}
     for evaluation in data.evaluations:
+        taken: set[str] = set()
         for label in evaluation.metrics["models"]:
             key = _model_key(evaluation, label)
+            if key in taken:  # two models of one run: its last and its best, say
+                key = label
+            taken.add(key)
             arms.setdefault(key, Arm(key=key, label=label)).evaluated = True
     labels = {_plain(arm.label): key for key, arm in arms.items()}
     for run in data.training:

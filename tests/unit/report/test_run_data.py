@@ -58,6 +58,20 @@ def test_arms_join_runs_and_evaluated_models_by_the_adapter_path(tmp_path: Path)
     ]
 
 
+def test_every_model_of_an_evaluation_is_an_arm(tmp_path: Path) -> None:
+    models = {
+        "last": "runs/x/adapter",
+        "best": "runs/x/best",
+        "asked otherwise": "runs/x/adapter",
+        "base": None,
+    }
+    evaluation = write_evaluation(tmp_path / "evaluation", {name: [[1, 0]] for name in models})
+    config = json.loads((evaluation / "config.json").read_text())
+    (evaluation / "config.json").write_text(json.dumps(config | {"adapters": models}))
+    arms = collect_arms(load_report_data([tmp_path]))
+    assert [arm.label for arm in arms] == list(models) and all(arm.evaluated for arm in arms)
+
+
 def test_arms_have_different_colours_and_names_without_seeds(tmp_path: Path) -> None:
     for name in "abcdefg":
         write_training_run(tmp_path / name, GRPO)
