@@ -27,7 +27,7 @@ def summary_table(metrics: dict[str, Any]) -> str:
     ]
     footer = (
         f"{metrics['n_problems']} prompts in {metrics['n_clusters']} clusters, {metrics['n_samples']} "
-        f"samples each, {100 * metrics['confidence']:.0f} % intervals, selector {metrics['selector']}"
+        f"samples each, {100 * metrics['confidence']:g} % intervals, selector {metrics['selector']}"
     )
     return "\n".join([*rows, footer])
 

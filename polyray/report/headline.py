@@ -216,7 +216,7 @@ def _shared_direction(changes: Sequence[Interval]) -> str:
 
 def _note(evaluations: Sequence[Evaluation]) -> str:
     metrics = evaluations[0].metrics
-    level = f"{100 * metrics.get('confidence', 0.95):.0f} %"
+    level = f"{100 * metrics.get('confidence', 0.95):g} %"
     unit = f"{metrics['n_problems']:,} held-out prompts"
     clusters = metrics.get("n_clusters", metrics["n_problems"])
     if clusters != metrics["n_problems"]:

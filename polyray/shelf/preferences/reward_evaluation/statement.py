@@ -90,7 +90,7 @@ def summary_table(metrics: Mapping[str, Any]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(columns) + 1)]
     rows = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
     counts = f"{metrics['n_pairs']:,} pairs, {metrics['n_samples']:,} completions, {metrics['n_problems']:,} prompts"
-    footer = f"{counts}, {metrics['n_clusters']:,} clusters; {100 * metrics['confidence']:.0f} % intervals"
+    footer = f"{counts}, {metrics['n_clusters']:,} clusters; {100 * metrics['confidence']:g} % intervals"
     return "\n".join([*(row.rstrip() for row in rows), footer])
 
 
