@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,8 @@ def plan_trials(config: SweepConfig, allow_many: bool = False) -> list[TrialPlan
     asked = points if planned else ((parameters, config.seeds[0]) for parameters in _ends(config))
     plans = [trial_plan(config, number, *point) for number, point in enumerate(asked)]
     _check_metrics(config, plans[0].config)
+    if not config.arms:
+        _check_axis(config, plans)
     if config.fleet.mode == "shared":
         _check_one_fleet(plans)
     return plans
@@ -178,6 +180,20 @@ def _check_metrics(config: SweepConfig, trial: TrainConfig) -> None:
     for metric in (config.metric, *(objective.metric for objective in config.objectives)):
         if metric not in known:
             raise ConfigError(f"metric={metric!r} is not validated; choose one of {', '.join(known)}")
+
+
+def _check_axis(config: SweepConfig, plans: list[TrialPlan]) -> None:
+    """The results are drawn over the axis: it needs a number in every trial."""
+    for plan in plans:
+        value: Any = as_json(plan.config)
+        for part in config.axis.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            numbers = ", ".join(config.parameters) or "none was swept"
+            raise ConfigError(
+                f"axis={config.axis!r} is {value!r} in {plan.trial_id}, and curves are drawn over it; name a swept "
+                f"parameter that is a number ({numbers}), or compare settings by `arms`"
+            )
 
 
 def _check_one_fleet(plans: list[TrialPlan]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from polyray.config.sweep import SweepConfig
 from polyray.errors import ConfigError, Stopped
 from polyray.report.sweep.trials import Trial, TrialStatus, write_trials
 from polyray.runs.atomic import atomic_write_text
+from polyray.runs.cost import read_cost
 from polyray.runs.jsonl import read_jsonl
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory, RunPaths, refused_differences
@@ -165,8 +165,6 @@ class _Watch(TuneCallback):
         self._fleet = fleet
         self._display = display
         self._table = TrialTable(display, config.metric, steps)
-        self._started: dict[int, float] = {}
-        self._seconds: dict[int, float] = {}
         self._errors: dict[int, str] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -179,7 +177,6 @@ class _Watch(TuneCallback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune's process for a trial is up."""
         plan = self._searcher.plan(trial.config[TRIAL])
-        self._started[trial.config[TRIAL]] = time.monotonic()
         self._count()
         self._table.began(plan.trial_id, plan.seed, plan.parameters)
 
@@ -230,8 +227,6 @@ class _Watch(TuneCallback):
     def _ended(self, number: int) -> None:
         trial = self._trial(number, self._searcher.plan(number))
         self._table.ended(trial.trial_id, trial.status)
-        spent = time.monotonic() - self._started.pop(number, time.monotonic())
-        self._seconds[number] = self._seconds.get(number, 0.0) + spent
         if self._fleet is not None:
             from polyray.orchestrator.rollout_pool import SharedPool
 
@@ -262,7 +257,7 @@ class _Watch(TuneCallback):
             error=error,
             steps=len(lines),
             metric=measured[-1] if measured else None,
-            seconds=self._seconds.get(number, sum(float(line["step_s"]) for line in lines)),
+            seconds=read_cost(paths.cost).wall_s if paths.cost.is_file() else 0.0,
             core_hours=_hours(lines, learner_cpus, rollout.num_workers * rollout.cpus_per_worker),
             gpu_hours=_hours(lines, learner_gpus, rollout.num_workers * rollout.gpus_per_worker),
             tokens=int(sum(line["tokens_generated"] for line in lines)),

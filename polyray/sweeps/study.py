@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory
 
+SMALLER_IS_BETTER = (
+    "self_bleu",
+    "compression_ratio",
+    "truncated_share",
+    "unscored_share",
+    "completion_length_mean",
+)
+"""Values of an evaluation that are no axis of a front."""
 READ = (
     "model",
     "task",
@@ -86,6 +94,11 @@ def check_axes(config: SweepConfig, evaluation: EvaluateConfig) -> None:
     ):
         if name is None:
             continue
+        if name in SMALLER_IS_BETTER:
+            raise ConfigError(
+                f"evaluation.{key}={name!r} is better when it is small, and a sweep looks for large values; choose "
+                "another one, e.g. semantic_distance"
+            )
         try:
             evaluation.evaluation.check_value(f"evaluation.{key}", name)
         except ValueError as error:

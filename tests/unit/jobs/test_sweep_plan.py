@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from polyray.cli.sweep import main
 from polyray.config.loader import build_config
 from polyray.config.sweep import SchedulerSpec, SweepConfig
 from polyray.errors import ConfigError, DataError, LearnerError
+from polyray.runs.cost import Cost
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunPaths
 from polyray.sweeps import run as sweep_run
@@ -131,6 +133,8 @@ def test_settings_draw_within_limits_and_reproducibly() -> None:
         ({"parameters": {"rollout.max_completion_tokens": {"grid": [8, 10]}}}, "fleet.mode=per_trial"),
         ({"parameters": {"model.path": {"grid": ["embedded", "qwen"]}}}, "model.path .*'embedded' .*t000"),
         ({"metric": "pass_at_3"}, "metric='pass_at_3' "),
+        ({"parameters": {RATE: {"grid": [0.1]}}, "overrides": ["algorithm=@drgrpo"]}, r"axis=.* is None .*_rate"),
+        ({"parameters": {"algorithm": {"choice": ["@grpo"]}}, "axis": "algorithm"}, r"axis=.*`arms`"),
         ({"overrides": ["algorithm.quality_weight=1.0"], "scheduler": {"type": "asha"}}, r"evaluation.every=10"),
         ({"search": {"type": "optuna"}}, r"search.num_settings"),
         ({"search": {"num_settings": 2}}, r"'search.num_settings'"),
@@ -299,7 +303,11 @@ def test_resumed_sweep_counts_earlier_trials_and_names_one_that_is_tried_again(t
     display.update()
     assert stream.getvalue().endswith("[1/2] trials  1/2  elapsed 1:10\n"), "no pace yet"
     searcher.num_left = 0
+    run_dir = plan.config.run_dir
+    run_dir.mkdir(parents=True)
+    (run_dir / "cost.json").write_text(json.dumps(asdict(Cost("train", 2, wall_s=3000.0))))
     watch.on_trial_complete(0, [], trial)
+    assert watch._trial(1, plan).seconds == 3000.0, "of both starts"
     assert stream.getvalue().endswith("[1/2] trials  2/2  elapsed 1:10, left 0:00\n")
 
 
@@ -315,6 +323,7 @@ def test_resumed_sweep_counts_earlier_trials_and_names_one_that_is_tried_again(t
             "choose one of pass_at_K, distinct_correct_at_K, best_at_K, usq_at_K, ",
         ),
         ({"diversity": "vendi_score"}, "add semantic to text_metrics"),
+        ({"diversity": "self_bleu"}, "diversity='self_bleu' is better when it is small"),
         ({"diversity": "distinct_correct_at_99"}, "needs more samples than num_samples=16"),
     ],
 )
