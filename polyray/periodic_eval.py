@@ -234,11 +234,17 @@ class EarlyStopping:
         self.history.append((version, value))
         if value is None:
             return False
-        if self.best is not None and self._sign * (value - self.best.value) <= self._min_delta:
+        if self.best is not None and not self._improves(value, self.best.value):
             self.failures += 1
             return False
         self.best, self.failures = BestVersion(version, value), 0
         return True
+
+    def _improves(self, value: float, best: float) -> bool:
+        """A diverged model improves on nothing, and everything else on it."""
+        if not (math.isfinite(value) and math.isfinite(best)):
+            return math.isfinite(value)
+        return self._sign * (value - best) > self._min_delta
 
     def why_over(self, metric: str) -> str:
         """Explanation of an early stop, for people."""

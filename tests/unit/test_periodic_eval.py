@@ -80,6 +80,22 @@ def test_early_stopping_equals_its_definition(
     assert not EarlyStopping(mode, min_delta, None, stopping.history).is_over
 
 
+def test_early_stopping_never_prefers_a_diverged_model() -> None:
+    stopping = EarlyStopping("min", 0.0, 3)
+    found = [
+        stopping.observe(version, value) for version, value in enumerate([1.0, 0.8, np.nan, np.inf, np.nan])
+    ]
+    assert found == [True, True, False, False, False]
+    assert stopping.best == BestVersion(1, 0.8) and stopping.is_over
+    late = EarlyStopping("max", 0.0, 3)
+    assert [late.observe(version, value) for version, value in enumerate([np.nan, 0.1, np.nan])] == [
+        True,
+        True,
+        False,
+    ]
+    assert late.best == BestVersion(1, 0.1)
+
+
 def test_requests_are_fixed_and_meet_no_training_group() -> None:
     requests = validation_of(2).requests()
     config = train_config()
