@@ -10,8 +10,11 @@ Called by supervised_loop.py.
 
 from __future__ import annotations
 
+import itertools
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,8 @@ from polyray.tasks import build_task
 from polyray.tasks.base import Task
 from polyray.tasks.prompts import validation_prompts
 from polyray.types import Completion, Group, PolicyVersion, Prompt, ScoredGroup
+
+logger = logging.getLogger(__name__)
 
 MAX_ROWS = 128
 """Completions that are sampled at a time."""
@@ -105,6 +110,18 @@ def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence
     return [*ends, *sorted(closing - set(ends))]
 
 
+@contextmanager
+def _own_distribution(model: Any) -> Iterator[None]:
+    """Inside, `generate` takes no temperature or penalty from the file that some bases bring."""
+    known: Any = model.generation_config
+    whole = model.get_base_model() if isinstance(model, PeftModel) else model
+    model.generation_config = whole.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = whole.generation_config = known
+
+
 def _generate(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -124,7 +141,11 @@ def _generate(
         **sampling,
     )
     input_ids = torch.tensor([prompt_ids], device=device)
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]), torch.no_grad():
+    with (
+        torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]),
+        torch.no_grad(),
+        _own_distribution(model),
+    ):
         torch.manual_seed(seed)
         output_ids = model.generate(
             input_ids=input_ids,
@@ -167,11 +188,17 @@ class SupervisedDynamics:
         self._task: Task | None = None
         if isinstance(config.data, JsonlDataSpec):
             training, validation = read_demonstrations(config.data)
-            rows = (validation or training)[: self._plan.num_prompts]
-            self._prompts = [demonstration.prompt for demonstration in rows]
+            prompts = [demonstration.prompt for demonstration in validation or training]
         else:
             self._task = build_task(config.task)
-            self._prompts = validation_prompts(self._plan, self._task, config.seed)
+            prompts = validation_prompts(self._plan, self._task, config.seed)
+        room = (prompt for prompt in prompts if len(encode_prompt(tokenizer, prompt)) < config.max_tokens)
+        self._prompts = list(itertools.islice(room, self._plan.num_prompts))
+        if not self._prompts:
+            logger.warning(
+                "no rounds on fixed prompts: none leaves room below max_tokens=%d", config.max_tokens
+            )
+            self._plan = None
 
     def record(self, model: Any, step: int, last: bool = False) -> dict[str, float]:
         """The round of a model after `step` steps, where it is due, as it is after the `last` one; what it adds to
@@ -207,7 +234,9 @@ def sample_groups(
     plan: EvalPlan,
     step: int,
 ) -> list[Group]:
-    """`num_samples` completions of every prompt at temperature 1, with their log-probs under the model."""
+    """`num_samples` completions of every prompt at temperature 1, with their log-probs under the model. A prompt and
+    its completion have at most `max_tokens` tokens, so each prompt needs fewer.
+    """
     prompt_ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     ends = end_tokens(model, tokenizer, prompts)
     at_once = max(1, MAX_ROWS // plan.num_samples)
@@ -242,21 +271,25 @@ def _sample(
     rows = [[ends[0]] * (width - len(ids)) + ids for ids in prompt_ids for _ in range(num_samples)]
     mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompt_ids for _ in range(num_samples)]
     generation = GenerationConfig(
-        max_new_tokens=max(1, max_tokens - width),
+        max_new_tokens=max_tokens - min(len(ids) for ids in prompt_ids),
         eos_token_id=ends,
         pad_token_id=ends[0],
         do_sample=True,
         top_k=0,
         top_p=1.0,
     )
-    output = model.generate(
-        input_ids=torch.tensor(rows, device=device),
-        attention_mask=torch.tensor(mask, device=device),
-        generation_config=generation,
-        synced_gpus=is_sharded(model),
-    )
-    sampled = [_until_end(row[width:].tolist(), ends) for row in output]
+    with _own_distribution(model):
+        output = model.generate(
+            input_ids=torch.tensor(rows, device=device),
+            attention_mask=torch.tensor(mask, device=device),
+            generation_config=generation,
+            synced_gpus=is_sharded(model),
+        )
     flat_prompts = [ids for ids in prompt_ids for _ in range(num_samples)]
+    sampled = [
+        _until_end(row[width : width + max_tokens - len(ids)].tolist(), ends)
+        for row, ids in zip(output, flat_prompts, strict=True)
+    ]
     logprobs = _logprobs(model, flat_prompts, sampled, ends[0])
     completions = [
         Completion(

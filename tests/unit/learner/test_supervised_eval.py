@@ -101,6 +101,40 @@ def test_samples_are_drawn_from_the_model() -> None:
     assert chisquare(counts[common], wanted).pvalue > 0.001
 
 
+def test_length_of_one_prompt_changes_no_other_completion() -> None:
+    model, tokenizer = build_policy(reference=False), build_tokenizer()
+    rounds = EvalPlan(EvalSchedule(1, 6), "auto", 3, 40)
+    long = Prompt("long", "123|b1>e4=" + "U" * 12)
+    alone, beside = (
+        sample_groups(model, tokenizer, prompts, config_of(), rounds, step=0)[0]
+        for prompts in ([PROMPTS[0]], [PROMPTS[0], long])
+    )
+    longest = [max(len(item.token_ids) for item in group.completions) for group in (alone, beside)]
+    assert longest[0] == longest[1] == 24 - len(alone.prompt_token_ids)
+
+
+def test_samples_ignore_the_settings_that_a_base_brings() -> None:
+    model, tokenizer = build_policy(reference=False), build_tokenizer()
+    rounds = EvalPlan(EvalSchedule(1, 6), "auto", 1, 40)
+    plain = sample_groups(model, tokenizer, PROMPTS[:1], config_of(), rounds, step=0)
+    model.generation_config.temperature, model.generation_config.repetition_penalty = 0.2, 1.5
+    asked = model.generation_config
+    again = sample_groups(model, tokenizer, PROMPTS[:1], config_of(), rounds, step=0)
+    assert [c.text for c in again[0].completions] == [c.text for c in plain[0].completions]
+    assert model.generation_config is asked
+
+
+def test_prompts_without_room_are_not_asked(base: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "1|" + "a" * 40, "completion": "U"}]
+    rows += [{"prompt": f"{number}|b1>", "completion": "UU"} for number in range(9)]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"type": "jsonl", "train": str(data)}
+    run(config_of(data=source, too_long="drop", learner={"steps": 1}), base, tmp_path / "run")
+    first, *_ = read_jsonl(tmp_path / "run" / "dynamics.jsonl")
+    assert first["num_prompts"] == 3 and first["completion_length_mean"] > 3
+
+
 @pytest.fixture(scope="module")
 def watched(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("watched")
