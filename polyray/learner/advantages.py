@@ -151,8 +151,12 @@ def scale_batch(
     return [of_group.divided(divisor) for of_group in advantages]
 
 
+NO_CREDIT = 1e-9
+"""Advantages up to here are rounding."""
+
+
 def group_has_signal(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) -> bool:
-    """Whether any completion gets an advantage, or too few take part to say so (which is judged elsewhere).
+    """Whether any completion trains by an advantage, or too few take part to say so (which is judged elsewhere).
 
     KL in the reward is known to the learner only. It differs between different completions, so it is a signal
     wherever there are two. Without a baseline equal advantages are one, too, unless they are 0.
@@ -160,11 +164,15 @@ def group_has_signal(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: i
     take_G = valid_mask(group, algorithm)
     if take_G.sum() < algorithm.min_samples:
         return True
+    if algorithm.truncated == "mask":
+        take_G &= ~truncated_mask(group)
     if algorithm.kl_placement == "reward" and algorithm.kl_coefficient > 0:
         completions = zip(group.group.completions, take_G, strict=True)
         if len({completion.token_ids.tobytes() for completion, taken in completions if taken}) > 1:
             return True
     advantages_G = compute_advantages(group, algorithm, max_tokens=max_tokens).advantages_G
+    if algorithm.truncated == "mask":
+        return bool(np.any(np.abs(advantages_G[take_G]) > NO_CREDIT))
     return has_signal(advantages_G) or (isinstance(algorithm, ReinforceSpec) and bool(advantages_G.any()))
 
 

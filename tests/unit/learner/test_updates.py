@@ -280,6 +280,22 @@ def test_group_without_a_baseline_has_a_signal_unless_its_advantages_are_zero(
     assert group_has_signal(random_group(0, [reward] * 4), spec, max_tokens=6) is has_signal
 
 
+def test_group_whose_masked_completions_alone_have_advantages_has_no_signal() -> None:
+    group, spec = random_group(0, [1, 0, 0, 0]), GrpoSpec(truncated="mask")
+    assert group_has_signal(group, spec, max_tokens=6)
+
+    def cut(*places: int) -> ScoredGroup:
+        completions = [
+            replace(completion, finish_reason="length" if at in places else "stop")
+            for at, completion in enumerate(group.group.completions)
+        ]
+        return replace(group, group=replace(group.group, completions=tuple(completions)))
+
+    assert not group_has_signal(cut(0, 1, 2, 3), spec, max_tokens=6)
+    assert group_has_signal(cut(0, 1, 2), spec, max_tokens=6), "the last one is below the mean"
+    assert group_has_signal(cut(0, 1, 2, 3), GrpoSpec(), max_tokens=6)
+
+
 def test_group_with_kl_in_the_reward_as_its_only_signal_is_kept() -> None:
     spec = GrpoSpec(kl_coefficient=0.3, kl_placement="reward", kl_estimator="k1")
     group = random_group(0, [1, 1, 1, 1], lengths=[2, 3, 1, 2])
