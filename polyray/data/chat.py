@@ -108,7 +108,7 @@ def encode_demonstration(
     if max_tokens is not None and len(row.token_ids) > max_tokens:
         raise DataError(
             f"prompt {prompt.prompt_id!r} with its response has {len(row.token_ids)} tokens, more than "
-            f"max_tokens={max_tokens}; raise max_tokens, shorten the demonstration, or set too_long"
+            f"max_tokens={max_tokens}; raise max_tokens, shorten the demonstration, or (SFT) set too_long"
         )
     return row
 

@@ -11,6 +11,7 @@ before a start.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,14 @@ from typing import Any, Generic, TypeVar
 from polyray.capacity.bundles import Part, engines, training_parts
 from polyray.capacity.micro_batch import with_micro_batch
 from polyray.capacity.threads import with_learner_threads
+from polyray.config.algorithm import AlgorithmSpec, PolychromicSpec
 from polyray.config.model import ModelSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
 from polyray.config.supervised import JsonlDataSpec
 from polyray.config.task import HiddenTrapGridSpec
-from polyray.errors import MissingFiles
+from polyray.data.token_rows import TokenRow
+from polyray.errors import ConfigError, MissingFiles
 from polyray.models.adapter import AdapterShape
 from polyray.models.adapter_files import read_adapter
 from polyray.models.base import Base, check_adapter, find_base, held_as, merge_warm_start, resolve_base
@@ -34,6 +37,7 @@ from polyray.rollout.vllm_build import check_rollout_build
 from polyray.runs.run_directory import RunPaths
 from polyray.runs.trackers.running import check_trackers
 from polyray.tasks import build_task
+from polyray.tasks.base import Task
 from polyray.tasks.prompts import check_prompts, check_task_prompts, validation_prompts
 from polyray.weight_sync.mode import SyncChoice, choose_sync
 
@@ -159,6 +163,7 @@ def _read_training(
     """Parts, base (None if it is not on this machine) and reward; reads all prompts that a run may ask for."""
     parts = tuple(training_parts(config))
     check_rollout_build(config.rollout)
+    _check_subsets(config.algorithm, config.rollout.group_size)
     if config.learner.checkpoint_storage is not None and not only_look:
         from polyray.learner.checkpoint_storage import open_storage
 
@@ -173,6 +178,8 @@ def _read_training(
     with missing.noted():
         task = build_task(config.task)
         task.training_prompt(0, config.seed)
+        if config.supervised is not None:
+            task.demonstration(0, config.seed)
         if config.eval_plan is not None:
             fixed = validation_prompts(config.eval_plan, task, config.seed)
     missing.raise_if_any()
@@ -183,7 +190,42 @@ def _read_training(
         limit = GENERATED_PROMPTS if generated else max(FIRST_PROMPTS, MARGIN * groups)
         room = config.rollout.max_prompt_tokens
         check_task_prompts(task, config.seed, limit, fixed, base.directory, room)
+        _check_demonstrations(config, task, base)
     return parts, base, reward
+
+
+def _check_subsets(algorithm: AlgorithmSpec, group_size: int) -> None:
+    """Raises ConfigError where stale sets are too many to be enumerated."""
+    if not isinstance(algorithm, PolychromicSpec) or algorithm.stale_weights == "token":
+        return
+    from polyray.algorithms.subset_credits import MAX_ENUMERATED_SUBSETS
+
+    end = algorithm.anneal.set_size if algorithm.anneal is not None else None
+    sizes = sorted((algorithm.set_size, end or algorithm.set_size))
+    most = max(math.comb(group_size, k) for k in range(sizes[0], sizes[1] + 1))
+    if most > MAX_ENUMERATED_SUBSETS:
+        raise ConfigError(
+            f"algorithm.stale_weights={algorithm.stale_weights} goes over every set, and with set_size="
+            f"{algorithm.set_size} rollout.group_size={group_size} has {most:,} of them, more than "
+            f"{MAX_ENUMERATED_SUBSETS:,}; lower one of the two, or set stale_weights=token"
+        )
+
+
+def _check_demonstrations(config: TrainConfig, task: Task, base: Base) -> None:
+    from polyray.data.chat import encode_demonstration
+    from polyray.learner.demonstrations import check_task_rows
+    from polyray.models.tokenizer import usable_tokenizer
+
+    spec = config.supervised
+    if spec is None:
+        return
+    tokenizer = usable_tokenizer(base.directory)
+
+    def row_of(index: int) -> TokenRow:
+        return encode_demonstration(tokenizer, *task.demonstration(index, config.seed), spec.max_tokens)
+
+    num_rows = config.learner.steps * spec.demonstrations_per_step
+    check_task_rows(row_of, num_rows, isinstance(config.task, HiddenTrapGridSpec))
 
 
 def _read_sft(config: SftConfig, *, only_look: bool = False, made_before: bool = False) -> Base | None:

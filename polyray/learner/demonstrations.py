@@ -80,14 +80,18 @@ def check_rows(config: SftConfig, data: Demonstrations) -> None:
 
     Rows of a file are encoded already. A task that generates them alike gives a sample.
     """
-    if data.num_rows is not None:
-        return
-    generated = isinstance(config.task, HiddenTrapGridSpec)
-    rows = config.learner.steps * config.demonstrations_per_step
+    if data.num_rows is None:
+        num_rows = config.learner.steps * config.demonstrations_per_step
+        check_task_rows(data.row_of, num_rows, isinstance(config.task, HiddenTrapGridSpec))
+
+
+def check_task_rows(row_of: Callable[[int], TokenRow], num_rows: int, generated: bool) -> None:
+    """Encodes the demonstrations of a task, a sample where it generates them. Raises DataError for one that does not
+    fit."""
     known: set[TokenRow] = set()
     repeats = 0
-    for index in range(min(rows, OF_GENERATED if generated else MOST_CHECKED)):
-        row = data.row_of(index)
+    for index in range(min(num_rows, OF_GENERATED if generated else MOST_CHECKED)):
+        row = row_of(index)
         repeats = repeats + 1 if row in known else 0
         if repeats > REPEATS:  # a task with a file goes through it in epochs
             return

@@ -52,6 +52,16 @@ QUICKSTART = yaml.safe_load((REPOSITORY_ROOT / "configs/quickstart.yaml").read_t
 }  # fmt: skip
 
 
+STALE = {
+    "type": "polychromic",
+    "objective": "coverage",
+    "set_size": 8,
+    "stale_weights": "set_product",
+    "proximal": "learner",
+    "importance_correction": "none",
+}
+
+
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Current directory of the command, with a base model, data and a reward."""
@@ -61,6 +71,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "rows.jsonl": '{"prompt": "1", "completion": "U"}\n',
         "mine.py": "def score(items):\n    return [0.5 for _ in items]\n",
         "broken.py": "def score(:",
+        "long.jsonl": "".join(
+            json.dumps({"prompt": f"{number}=", "response": "U" * 9 * number}) + "\n" for number in range(10)
+        ),
         "train.yaml": yaml.safe_dump(TRAIN),
         "arm.yaml": yaml.safe_dump(GRID | python("mine.py:score")),
         "bad.yaml": yaml.safe_dump(GRID | python("none.py:score")),
@@ -131,6 +144,9 @@ def test_check_accepts_complete_inputs_and_names_every_missing_file(
         ("train", TRAIN | {"model": {"path": "base", "warm_start": "base"}}, ConfigError, r"adapter_config\.json"),
         ("train", TRAIN | {"model": {"path": "empty"}}, ConfigError, r"model\.path='.*empty' .*config\.json"),
         ("train", TRAIN | {"tracking": [{"type": "mlflow"}, {"type": "mlflow"}]}, ConfigError, "tracking"),
+        ("train", TRAIN | {"supervised": {}}, DataError, r"prompts\.jsonl: .*'response'"),
+        ("train", TRAIN | jsonl("long.jsonl") | {"supervised": {}}, DataError, r"'long-\d+' .*max_tokens=64"),
+        ("train", TRAIN | {"algorithm": STALE, "rollout": {"group_size": 32}}, ConfigError, r"10,518,300 of them"),
         ("sft", BASE | {"task": TASK["task"]}, DataError, r"prompts\.jsonl: .*'response'"),
         ("sft", SFT | {"data": {"type": "jsonl", "train": "prompts.jsonl"}}, DataError, r"jsonl:1: .*'completion'"),
         ("serve", SERVE | {"tokens_file": "tokens.yaml"}, ConfigError, r"tokens_file .*tokens\.yaml"),
