@@ -90,11 +90,11 @@ class CheckpointStorage:
         return True
 
     def _fetch_logs(self, run_dir: Path) -> None:
-        """Logs that are not here at all: where there are some, they are at least as long as a checkpoint needs. And
-        what the data files held at the starts that the checkpoint comes from."""
+        """The logs of the downloaded checkpoint: those here end before it, or tell of steps that it does not come from.
+        And what the data files held at the starts that it comes from."""
         for name in LOGS:
             path = f"{self._root}/{name}"
-            if not (run_dir / name).exists() and self._exists(path):
+            if self._exists(path):
                 atomic_write_bytes(run_dir / name, self._get(path))
         if self._exists(f"{self._root}/{DATA}"):
             put_before(run_dir / DATA, json.loads(self._get(f"{self._root}/{DATA}")))

@@ -155,10 +155,10 @@ def test_newest_valid_checkpoint_of_disk_and_storage_counts(tmp_path: Path, lear
     damaged.write_bytes(damaged.read_bytes()[:-3])
     assert _newest(store) == 2  # from here
     (here / "step-000002" / "state.json").unlink()
-    (here.parent / "metrics.jsonl").write_text("")
-    (far.parent / "metrics.jsonl").write_text('{"step": 1}\n')
-    assert _newest(store) == 2  # from the storage, and logs that are here are not replaced by older ones
-    assert (here.parent / "metrics.jsonl").read_text() == ""
+    (here.parent / "metrics.jsonl").write_text('{"step": 0, "of": "an attempt that was given up"}\n')
+    (far.parent / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1}\n')
+    assert _newest(store) == 2  # from the storage, with its logs
+    assert (here.parent / "metrics.jsonl").read_text() == '{"step": 0}\n{"step": 1}\n'
     (far / "step-000002" / "manifest.json").unlink()  # as an interrupted upload leaves it
     shutil.rmtree(here / "step-000002")
     assert _newest(store) is None
