@@ -22,7 +22,6 @@ from polyray.doctor.findings import Check
 from polyray.doctor.gpu import check_gpus
 from polyray.doctor.machine import (
     check_cores,
-    check_environment,
     check_memory,
     check_open_files,
     check_ports,
@@ -44,7 +43,6 @@ CHECKS: Sequence[Check] = (
     check_space,
     check_open_files,
     check_ports,
-    check_environment,
 )
 LOADING: Sequence[Check] = (check_encoder, check_engine)
 """Slow checks."""

@@ -94,12 +94,6 @@ def check_ports() -> Iterator[Finding]:
                 yield Finding("ok", f"port {port} is free")
 
 
-def check_environment() -> Iterator[Finding]:
-    """Variables that change how a run behaves."""
-    if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE":
-        yield Finding("warn", "OMP_WAIT_POLICY=PASSIVE makes learner steps 1.7 times slower", "unset it")
-
-
 def available_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes this process can still get: what the machine has free, at most what its container may use."""
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())

@@ -90,8 +90,8 @@ class CheckpointStorage:
         return True
 
     def _fetch_logs(self, run_dir: Path) -> None:
-        """The logs of the downloaded checkpoint: those here end before it, or tell of steps that it does not come from.
-        And what the data files held at the starts that it comes from."""
+        """The logs of the downloaded checkpoint: those here end before it, or tell of other steps. And what the data
+        files held at the starts that it comes from."""
         for name in LOGS:
             path = f"{self._root}/{name}"
             if self._exists(path):
