@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -208,7 +208,7 @@ class Engine(ABC):
 
     @abstractmethod
     def _advance(self) -> Sequence[tuple[int, TextDelta]]:
-        """One step: new tokens by request id; with text only where it is streamed or has stop strings."""
+        """One step: new tokens by request id; for a TextRequest with text that reads on from the prompt."""
 
     @abstractmethod
     def _cancel(self, running: Running) -> None:
@@ -235,9 +235,6 @@ class Engine(ABC):
             if running is None:
                 continue  # it was given up meanwhile
             if isinstance(running.request, TextRequest):
-                if not (running.stream or running.sampling.stop):
-                    text = self._tokenizer.decode(delta.token_ids, skip_special_tokens=True)
-                    delta = replace(delta, text=text)
                 self._answers.append((running.number, delta))
             if delta.finish_reason is None:
                 continue

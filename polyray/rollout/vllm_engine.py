@@ -29,7 +29,7 @@ from polyray.models.adapter import PolicyUpdate
 from polyray.rollout.engine import Engine, EngineSettings, Running
 from polyray.rollout.vllm_build import FIELD, MAX_LORAS, VLLM_RANKS, check_build
 from polyray.rollout.watchdog import Watchdog
-from polyray.types import FinishReason, Sampling, TextDelta
+from polyray.types import FinishReason, Sampling, TextDelta, TextRequest
 from polyray.weight_sync.vllm_delivery import AdapterDelivery, MergedDelivery
 
 POLL_S = 0.02
@@ -109,7 +109,8 @@ class VllmEngine(Engine):
         from vllm.inputs import tokens_input
 
         engine, ids = self._engine, request_ids(running)
-        params = sampling_params(running.sampling, stream=running.stream)
+        of_text = isinstance(running.request, TextRequest)
+        params = sampling_params(running.sampling, stream=running.stream, with_text=of_text)
         tasks, lora_request = engine.get_supported_tasks(), running.version.loaded
         try:
             checked = engine.input_processor.process_inputs(
@@ -175,10 +176,11 @@ def _end_calls_of_a_dead_core(client: Any) -> None:
             future.set_exception(EngineDeadError())
 
 
-def sampling_params(sampling: Sampling, *, stream: bool = False) -> Any:
+def sampling_params(sampling: Sampling, *, stream: bool = False, with_text: bool = False) -> Any:
     """`vllm.SamplingParams` without a seed: built and checked once, and copied for every sample.
 
-    Text is decoded by vLLM, token by token, only where it is wanted or looked at on the way: that costs time.
+    vLLM decodes token by token and reads on from the prompt: with many tokenizers a completion that is decoded by
+    itself loses the space before its first word. That costs time, so groups are decoded as a whole.
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -194,7 +196,7 @@ def sampling_params(sampling: Sampling, *, stream: bool = False) -> Any:
         # Always at temperature 1, also with processed log-probs.
         prompt_logprobs=sampling.logprobs if sampling.prompt_logprobs else None,
         flat_logprobs=sampling.logprobs == 0,
-        detokenize=stream or bool(sampling.stop),
+        detokenize=with_text or bool(sampling.stop),
         output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
         skip_clone=True,  # each copy serves one request
     )

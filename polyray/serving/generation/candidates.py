@@ -113,7 +113,8 @@ class CandidateMaker:
         texts = [candidate.text for candidate in answer.candidates]
         scores = await self._scoring.scores(_scored_prompt(request), texts)
         for at, candidate in enumerate(answer.candidates):
-            put_score(candidate, scores, at)
+            if candidate.score is None:  # a reward that fails now must not take what it gave earlier
+                put_score(candidate, scores, at)
         changed = answer.model_dump(mode="json")
         await asyncio.to_thread(self._store.replace_answer, answer.id, changed)
         return changed

@@ -24,7 +24,7 @@ from polyray.config.generation import MAX_CANDIDATES, MAX_OVERSAMPLE
 MAX_TEXT_CHARS = 200_000
 MAX_MESSAGES = 256
 
-MAX_STOPS = 4
+MAX_STOPS = 16
 
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]

@@ -13,6 +13,7 @@ from polyray.serving.generation.openai_answers import (
     ChatShape,
     CompletionShape,
     Sampled,
+    TokenTexts,
     usage_of,
 )
 from polyray.serving.generation.openai_wire import ChatRequest, CompletionRequest, SamplingRequest
@@ -30,6 +31,7 @@ class Completing:
         self._asking = asking
         self._sampler = sampler
         self._tokenizer = tokenizer
+        self._texts = TokenTexts(tokenizer)
 
     def asked(self, request: SamplingRequest) -> ParsedRequest:
         """Engine requests of the HTTP request. Raises InvalidRequest and UnknownPolicy."""
@@ -69,7 +71,7 @@ class Completing:
                 if first is not None:
                     yield json.dumps(head.body(shape.chunk_kind, [first])), tokens
                 if delta.text or delta.finish_reason is not None or delta.logprobs:
-                    choice = shape.delta(index, delta, len(completions[index].text))
+                    choice = shape.delta(index, delta)
                     yield json.dumps(head.body(shape.chunk_kind, [choice])), tokens
                 completions[index].add(delta)
         if with_usage:
@@ -80,21 +82,21 @@ class Completing:
     def _echoed(
         self, request: CompletionRequest, asked: ParsedRequest, completions: Sequence[Sampled]
     ) -> list[dict[str, Any]]:
-        shape = CompletionShape(self._tokenizer, request.logprobs)
-        texts = [
-            prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
-            for prompt in request.prompts
-        ]
-        return [
-            shape.echo(index, sampled, texts[index // request.n], one.prompt_token_ids)
-            for index, (one, sampled) in enumerate(zip(asked.requests, completions, strict=True))
-        ]
+        shape = CompletionShape(self._texts, request.logprobs)
+        special = frozenset(self._tokenizer.all_special_ids)
+        choices = []
+        for index, (one, sampled) in enumerate(zip(asked.requests, completions, strict=True)):
+            prompt = request.prompts[index // request.n]
+            is_text = isinstance(prompt, str)
+            text = prompt if is_text else self._tokenizer.decode(prompt)
+            choices.append(shape.echo(index, sampled, text, one.prompt_token_ids, special if is_text else ()))
+        return choices
 
     def _shape(self, request: SamplingRequest) -> Shape:
         if isinstance(request, ChatRequest):
-            return ChatShape(self._tokenizer, request.logprobs)
+            return ChatShape(self._texts, request.logprobs)
         assert isinstance(request, CompletionRequest)
-        return CompletionShape(self._tokenizer, request.logprobs)
+        return CompletionShape(self._texts, request.logprobs)
 
 
 def _head(request: SamplingRequest, asked: ParsedRequest) -> AnswerHead:

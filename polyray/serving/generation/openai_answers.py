@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from polyray.serving.generation.candidates_wire import TokenUsage
 from polyray.types import TextDelta
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+"""Text of a token that is a part of a character."""
 
 
 class Decodes(Protocol):
@@ -16,6 +19,26 @@ class Decodes(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of some tokens, special ones included."""
         ...
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """The tokens of a text."""
+        ...
+
+
+class TokenTexts:
+    """The text that each token adds where it stands behind others: many tokenizers drop the space of a first word."""
+
+    def __init__(self, tokenizer: Decodes) -> None:
+        self._tokenizer = tokenizer
+        self._before = tokenizer.encode("a", add_special_tokens=False)[-1]
+        self._width = len(tokenizer.decode([self._before]))
+        self._known: dict[int, str] = {}
+
+    def __getitem__(self, token_id: int) -> str:
+        """Text of a token, special ones included; a part of a character is the replacement character."""
+        if token_id not in self._known:
+            self._known[token_id] = self._tokenizer.decode([self._before, token_id])[self._width :]
+        return self._known[token_id]
 
 
 @dataclass(slots=True)
@@ -93,9 +116,11 @@ class CompletionShape:
     kind = "text_completion"
     chunk_kind = "text_completion"
 
-    def __init__(self, tokenizer: Decodes, logprobs: int | None) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, texts: TokenTexts, logprobs: int | None) -> None:
+        self._texts = texts
         self._logprobs = logprobs
+        self._sent: dict[int, int] = {}
+        """Characters of the tokens that were sent, by completion; an engine may hold their text back for a while."""
 
     def choice(self, index: int, sampled: Sampled) -> dict[str, Any]:
         """A whole completion."""
@@ -106,14 +131,17 @@ class CompletionShape:
             "logprobs": self._rows(sampled.token_ids, sampled.logprobs, sampled.alternatives, 0),
         }
 
-    def echo(self, index: int, sampled: Sampled, prompt: str, token_ids: Sequence[int]) -> dict[str, Any]:
-        """A whole completion with its prompt before it. The prompt's first token has no log-prob."""
+    def echo(
+        self, index: int, sampled: Sampled, prompt: str, token_ids: Sequence[int], hidden: Collection[int]
+    ) -> dict[str, Any]:
+        """A whole completion with its prompt before it; the prompt's first token has no log-prob, and `hidden` tokens
+        have no place in its text."""
         body = self.choice(index, sampled)
         body["text"] = prompt + body["text"]
         if self._logprobs is not None:
             logprobs = (0.0, *sampled.prompt_logprobs, *sampled.logprobs)
             rows = ((), *sampled.prompt_alternatives, *(sampled.alternatives or [()] * len(sampled.logprobs)))
-            listed = self._rows((*token_ids, *sampled.token_ids), logprobs, rows, 0)
+            listed = self._rows((*token_ids, *sampled.token_ids), logprobs, rows, 0, hidden)
             assert listed is not None
             listed["token_logprobs"][0] = listed["top_logprobs"][0] = None
             body["logprobs"] = listed
@@ -123,8 +151,10 @@ class CompletionShape:
         """No first chunk: nothing comes before the text."""
         return None
 
-    def delta(self, index: int, delta: TextDelta, offset: int) -> dict[str, Any]:
-        """Added text, at `offset` characters of the whole text."""
+    def delta(self, index: int, delta: TextDelta) -> dict[str, Any]:
+        """Added text."""
+        offset = self._sent.get(index, 0)
+        self._sent[index] = offset + sum(len(self._texts[token]) for token in delta.token_ids)
         return {
             "index": index,
             "text": delta.text,
@@ -138,23 +168,28 @@ class CompletionShape:
         logprobs: Sequence[float],
         alternatives: Sequence[tuple[tuple[int, float], ...]],
         offset: int,
+        hidden: Collection[int] = (),
     ) -> dict[str, Any] | None:
         if self._logprobs is None:
             return None
-        tokens = [self._tokenizer.decode([token]) for token in token_ids]
         offsets = []
-        for token in tokens:
+        for token in token_ids:
             offsets.append(offset)
-            offset += len(token)
-        top = [
-            {self._tokenizer.decode([token]): logprob for token, logprob in row} for row in alternatives
-        ] or [{} for _ in tokens]
+            offset += 0 if token in hidden else len(self._texts[token])
+        rows = alternatives or [()] * len(token_ids)
         return {
-            "tokens": tokens,
+            "tokens": [self._texts[token] for token in token_ids],
             "token_logprobs": list(logprobs),
-            "top_logprobs": top,
+            "top_logprobs": [self._top(*place) for place in zip(token_ids, logprobs, rows, strict=True)],
             "text_offset": offsets,
         }
+
+    def _top(self, token: int, logprob: float, row: tuple[tuple[int, float], ...]) -> dict[str, float]:
+        """The likeliest tokens, the best first, and the token that was taken; of tokens with one text the best."""
+        top: dict[str, float] = {}
+        for other, value in (*row, (token, logprob)) if row else ():
+            top.setdefault(self._texts[other], value)
+        return top
 
 
 class ChatShape:
@@ -163,8 +198,8 @@ class ChatShape:
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
 
-    def __init__(self, tokenizer: Decodes, logprobs: bool) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, texts: TokenTexts, logprobs: bool) -> None:
+        self._texts = texts
         self._logprobs = logprobs
 
     def choice(self, index: int, sampled: Sampled) -> dict[str, Any]:
@@ -181,7 +216,7 @@ class ChatShape:
         delta = {"role": "assistant", "content": ""}
         return {"index": index, "delta": delta, "finish_reason": None, "logprobs": None}
 
-    def delta(self, index: int, delta: TextDelta, offset: int) -> dict[str, Any]:
+    def delta(self, index: int, delta: TextDelta) -> dict[str, Any]:
         """Added text."""
         return {
             "index": index,
@@ -209,5 +244,6 @@ class ChatShape:
         return {"content": content, "refusal": None}
 
     def _entry(self, token_id: int, logprob: float) -> dict[str, Any]:
-        token = self._tokenizer.decode([token_id])
-        return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+        token = self._texts[token_id]
+        whole = REPLACEMENT not in token
+        return {"token": token, "logprob": logprob, "bytes": list(token.encode()) if whole else None}

@@ -78,7 +78,10 @@ class RewardService:
     def load(self, configuration: ReplicaConfiguration) -> None:
         """Builds and swaps in; blocks. Raises what the rewards raise, and ResourceError where the replica was to have
         a GPU and sees none; changes nothing then."""
-        self._models = load_models(
+        self._models = self._built(configuration)
+
+    def _built(self, configuration: ReplicaConfiguration) -> ReplicaModels:
+        return load_models(
             configuration.plans,
             spec=self._spec,
             revision=configuration.revision,
@@ -172,11 +175,13 @@ class RewardService:
             if configuration is not self._wanted:
                 return  # a newer one waits already
             try:
-                await asyncio.to_thread(self.load, configuration)
+                models = await asyncio.to_thread(self._built, configuration)
             except Exception as error:  # the old models still serve after any error of a new reward's code
                 self._refuse(error, configuration.revision)
                 return
-            self._serving = user_config
+            if configuration is not self._wanted:
+                return  # taken back while it was loaded
+            self._models, self._serving = models, user_config
         self._refused = None
         self.metrics.reloads.inc(1, {"outcome": "loaded"})
 

@@ -366,6 +366,22 @@ async def test_replica_that_gets_its_configuration_back_loads_nothing() -> None:
     assert "not_there" in str(info.reload_error)
 
 
+async def test_replica_configuration_that_is_taken_back_while_it_loads_is_never_served() -> None:
+    service = RewardService(spec_of())
+    good, slow = (
+        configuration(HALF, "1"),
+        configuration(constant(0.9, before="import time; time.sleep(0.3)"), "2"),
+    )
+    await service.reconfigure(good)
+    models = service.models
+    await service.reconfigure(slow)
+    await asyncio.sleep(0.1)  # it is being loaded
+    await service.reconfigure(good)
+    await settled(service)
+    assert service.models is models and (await service.info()).revision == "1"
+    assert (await service.score_group(Prompt("1", PROMPT), ["a"])).rewards_G.tolist() == [0.5]
+
+
 def test_replica_configuration_is_read_from_json_and_from_the_form_of_files() -> None:
     sent = ReplicaConfiguration({"b": verifier_plan(), "a": python_plan(HALF)}, "7")
     read = ReplicaConfiguration.from_json(sent.as_json())

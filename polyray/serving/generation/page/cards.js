@@ -69,9 +69,13 @@ export class CardList {
       return card;
     });
     this.#samples = new Map(candidates.map(({ sample }, index) => [sample, this.#cards[index]]));
-    this.#element.replaceChildren(...this.#cards.map(({ element }) => element));
+    const elements = this.#cards.map(({ element }) => element);
+    const shown = [...this.#element.children];
+    // Scores of the same cards must not take the focus from an editor: its keys would then decide.
+    const isSame = elements.length === shown.length && elements.every((element, at) => element === shown[at]);
+    if (!isSame) this.#element.replaceChildren(...elements);
     this.#setReachable(Math.min(this.#reachable, this.#cards.length - 1));
-    if (hadFocus) this.focus(this.#reachable);
+    if (hadFocus && !isSame) this.focus(this.#reachable);
   }
 
   showDecision(decision) {

@@ -81,6 +81,7 @@ export class Column {
   /** Shows StoredCandidates: the cards in the order of the answer, and what was decided about them. */
   show(stored) {
     this.#leaveRequest();
+    const isOther = this.stored?.answer.id !== stored.answer.id;
     this.stored = stored;
     const { answer, request, selection } = stored;
     if (selection !== null) this.#selections.remember(selection);
@@ -89,7 +90,7 @@ export class Column {
     this.#parts.title.textContent = answer.policy.model + (isAlias ? ` (${answer.model})` : "");
     this.#showAsked(request, describeAnswer(answer));
     this.#parts["answer-actions"].hidden = false;
-    this.#parts["own-editor"].replaceChildren();
+    if (isOther) this.#parts["own-editor"].replaceChildren();
     this.showDecision();
     this.#busy();
   }
