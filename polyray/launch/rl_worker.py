@@ -70,7 +70,9 @@ class RemoteCoordination:
         rollout, delivery = self._config.rollout, self._config.delivery
         if rollout.sleep_between_steps:
             give_back_gpu_memory()
-        patience = (rollout.max_worker_replacements + 1) * (rollout.ready_within_s + delivery.timeout_s)
+        patience = (rollout.max_worker_replacements + 1) * (
+            rollout.ready_within_s + rollout.group_timeout_s + delivery.timeout_s
+        )
         return self._call("publish", payload, timeout=patience)
 
     def snapshot(self) -> Mapping[str, Any]:

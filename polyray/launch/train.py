@@ -130,7 +130,14 @@ def _start_coordinator(config: TrainConfig, fleet: Fleet) -> Any:
     from polyray.orchestrator.rollout_actor import Scoring
 
     distances = config.diversity.source != "task_class" or config.algorithm.needs_distances
-    scoring = Scoring(fleet.reward.app_name, config.reward.service, distances, config.algorithm, fleet.remote)
+    scoring = Scoring(
+        fleet.reward.app_name,
+        config.reward.service,
+        distances,
+        config.algorithm,
+        config.rollout.group_timeout_s,
+        fleet.remote,
+    )
     return start_coordinator(coordinator_name(config), config, fleet.pool, scoring)
 
 

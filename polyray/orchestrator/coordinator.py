@@ -44,7 +44,7 @@ import ray.exceptions
 
 from polyray.cluster.session import NAMESPACE, on_this_node, reap
 from polyray.config.run import TrainConfig
-from polyray.errors import PolyrayError, WeightSyncMismatch
+from polyray.errors import PolyrayError, RolloutError, WeightSyncMismatch
 from polyray.learner.monitors import raised_monitors, stop_reason
 from polyray.models.adapter import PolicyUpdate
 from polyray.orchestrator.monitoring import (
@@ -328,7 +328,7 @@ class Coordinator:
             meta_ref, group_ref = row.worker.handle.rollout.options(num_returns=2).remote(
                 request, self._scoring
             )
-            reply = await asyncio.wait_for(meta_ref, self._config.rollout.group_timeout_s)
+            reply = await self._sync.group_of(row, meta_ref)
         except (ray.exceptions.RayError, TimeoutError) as error:
             if attempt == self._buffer.attempt:  # workers drop the groups of an ended attempt
                 self._buffer.requeue(request.group_id)
@@ -382,8 +382,14 @@ class Coordinator:
         self._scoring_watch.observe(reply)
         algorithm = self._config.algorithm
         if reply.num_taking_part < algorithm.min_samples:
-            self._exported.took(reply, "unscored")
-            self._buffer.drop(reply.group_id)
+            reason: Literal["truncated", "unscored"]
+            reason = "truncated" if reply.num_scored >= algorithm.min_samples else "unscored"
+            self._exported.took(reply, reason)
+            if reason == "truncated" and self._buffer.has_replaced(
+                reply.group_id, algorithm.max_resampled_batches
+            ):
+                self._run_state.fail(self._too_many_truncated(reply))
+            self._buffer.drop(reply.group_id, reason)
             return
         if not reply.has_signal and self._buffer.filter(reply.group_id, algorithm.max_resampled_batches):
             self._exported.took(reply, "zero_advantage")
@@ -391,6 +397,15 @@ class Coordinator:
         self._exported.took(reply, "kept")
         self._buffer.finished(
             Finished(reply.group_id, reply.policy, group_ref, reply.num_tokens, now - reply.score_s, now)
+        )
+
+    def _too_many_truncated(self, reply: RolloutReply) -> RolloutError:
+        algorithm, rollout = self._config.algorithm, self._config.rollout
+        return RolloutError(
+            f"algorithm.truncated=drop left {reply.num_taking_part} of {reply.num_samples} completions of group "
+            f"{reply.group_id}, fewer than the {algorithm.min_samples} that the objective needs, and the step has "
+            f"replaced {algorithm.max_resampled_batches} batches of groups already; raise "
+            f"rollout.max_completion_tokens={rollout.max_completion_tokens}, or set algorithm.truncated=mask"
         )
 
 

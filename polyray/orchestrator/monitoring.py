@@ -50,8 +50,8 @@ MAX_COMPONENTS = 32
 FIRST_GROUPS = 2
 """Groups of a run without a single score after which its reward counts as broken."""
 
-GroupOutcome = Literal["kept", "unscored", "zero_advantage"]
-GROUP_OUTCOMES: tuple[GroupOutcome, ...] = ("kept", "unscored", "zero_advantage")
+GroupOutcome = Literal["kept", "unscored", "truncated", "zero_advantage"]
+GROUP_OUTCOMES: tuple[GroupOutcome, ...] = ("kept", "unscored", "truncated", "zero_advantage")
 INCIDENT_KINDS = (
     "failure",
     "worker_replaced",

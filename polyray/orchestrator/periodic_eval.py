@@ -7,7 +7,6 @@ lost (polyray/periodic_eval.py).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -87,14 +86,15 @@ class PeriodicEval:
                 await self._run_state.woken()
                 continue
             row = serving[index % len(serving)]
+            row.validating += 1
             try:
-                summary = await asyncio.wait_for(
-                    row.worker.handle.validate.remote(request, self._scoring, self._plan),
-                    self._config.rollout.group_timeout_s,
-                )
+                call = row.worker.handle.validate.remote(request, self._scoring, self._plan)
+                summary = await self._sync.group_of(row, call)
             except (ray.exceptions.RayError, TimeoutError) as error:
                 if self._table.attempt == policy.attempt:  # else the workers gave it up, as they should
                     await self._sync.recover(row, error)
+            finally:
+                row.validating -= 1
         self._out -= 1
         self.num_tokens += 0 if summary is None else summary.num_tokens
         if self._table.attempt == policy.attempt:

@@ -20,6 +20,7 @@ import ray
 from polyray.config.algorithm import AlgorithmSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.service import ServiceSpec
+from polyray.errors import RolloutError
 from polyray.models.adapter import PolicyUpdate
 from polyray.orchestrator.reward_client import RemoteCall, RewardClient
 from polyray.rewards import RewardPlan
@@ -47,6 +48,8 @@ class Scoring:
     want_distances: bool
     algorithm: AlgorithmSpec
     """Decides which completions take part and, with dynamic sampling, which groups have no training signal."""
+    group_timeout_s: float = RolloutSpec().group_timeout_s
+    """Limit of a group in the engine; the time until it is scored has limits of its own."""
     remote: RewardPlan | None = None
     """Set where the reward is a service elsewhere: `app_name` then only names it."""
 
@@ -112,7 +115,7 @@ class RolloutActor:
         """Samples and scores a group: two return values, so that the second stays a reference at the
         caller."""
         started = time.perf_counter()
-        group = await asyncio.wrap_future(self._worker.submit(request))
+        group = await self._sampled(request, scoring.group_timeout_s)
         generated = time.perf_counter()
         scored, error = await self._scored(group, scoring)
         retried = self._clients[scoring.app_name].take_trouble()
@@ -136,9 +139,22 @@ class RolloutActor:
         """Samples and scores a group of a round, of which only the values leave this process."""
         from polyray.periodic_eval import summarise
 
-        group = await asyncio.wrap_future(self._worker.submit(request))
+        group = await self._sampled(request, scoring.group_timeout_s, of_round=True)
         scored, _ = await self._scored(group, scoring)
         return await asyncio.to_thread(summarise, scored, plan)
+
+    async def _sampled(self, request: GroupRequest, timeout_s: float, *, of_round: bool = False) -> Group:
+        """A round comes all at once, so its groups may wait for as long as the engine makes steps."""
+        answer = asyncio.wrap_future(self._worker.submit(request))
+        while True:
+            before = self._worker.progress
+            done, _ = await asyncio.wait({answer}, timeout=timeout_s)
+            if done:
+                return answer.result()
+            if not of_round or self._worker.progress == before:
+                raise RolloutError(
+                    f"group {request.group_id} was not sampled within rollout.group_timeout_s={timeout_s:g} s"
+                )
 
     async def _scored(self, group: Group, scoring: Scoring) -> tuple[ScoredGroup, str | None]:
         """The group with its rewards, and the first reason why one of them is missing."""

@@ -22,7 +22,7 @@ from typing import Any, Generic, Literal, TypeVar
 from polyray.types import PolicyVersion
 
 HandleT = TypeVar("HandleT")
-DropReason = Literal["unscored", "zero_advantage", "stale", "other_lineage"]
+DropReason = Literal["unscored", "truncated", "zero_advantage", "stale", "other_lineage"]
 
 
 class StalenessDecision(Enum):
@@ -182,11 +182,14 @@ class RolloutBuffer(Generic[HandleT]):
         self._buffer[group.group_id] = group
         self._unjudged.append(group.group_id)
 
-    def drop(self, group_id: int) -> None:
-        """A running group turned out unusable (unscored): another one will be started in its
-        place."""
+    def drop(self, group_id: int, reason: DropReason = "unscored") -> None:
+        """A running group turned out unusable: another one will be started in its place."""
         self._running.remove(group_id)
-        self._gone(group_id, "unscored")
+        self._gone(group_id, reason)
+
+    def has_replaced(self, group_id: int, max_batches: int) -> bool:
+        """Whether the step has replaced so many batches of groups before this one."""
+        return group_id >= self._first_of_step + max_batches * self.batch
 
     def filter(self, group_id: int, max_batches: int) -> bool:
         """Drops a running group that has no signal; False where the step has replaced enough of them already.
@@ -194,7 +197,7 @@ class RolloutBuffer(Generic[HandleT]):
         Which ones are replaced follows from their ids, not from the order in which they finish: so it is the same
         in a repeated run.
         """
-        if group_id >= self._first_of_step + max_batches * self.batch:
+        if self.has_replaced(group_id, max_batches):
             return False
         self._running.remove(group_id)
         self._gone(group_id, "zero_advantage")

@@ -213,6 +213,8 @@ class RolloutPool:
             ray.get(worker.handle.ready.remote(), timeout=self.rollout.ready_within_s)
         except ray.exceptions.RayActorError:
             return False
+        except (ray.exceptions.RayError, TimeoutError):
+            return True  # it lives, but does not start: wait_until_ready says why
         return True
 
     def _open(self) -> list[PoolWorker]:

@@ -22,9 +22,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import ray.exceptions
@@ -36,6 +36,21 @@ from polyray.orchestrator.rollout_pool import RolloutPool
 from polyray.orchestrator.worker_table import FailureAction, RunState, WorkerRow, WorkerTable
 from polyray.types import PolicyVersion
 from polyray.weight_sync.proof import SyncVerifier
+
+ResultT = TypeVar("ResultT")
+
+PING_S = 10.0
+"""Time that a worker has to answer a call which needs no engine."""
+
+
+async def in_time(call: Awaitable[ResultT], seconds: float, what: str) -> ResultT:
+    """The answer of a worker. Raises TimeoutError that says `what` it took too long for, and what the call raises."""
+    answer = asyncio.ensure_future(call)
+    done, _ = await asyncio.wait({answer}, timeout=seconds)
+    if not done:
+        answer.cancel()
+        raise TimeoutError(f"no answer within {seconds:g} s ({what})")
+    return answer.result()
 
 
 class WeightSyncManager:
@@ -123,6 +138,22 @@ class WeightSyncManager:
         self._tasks.add(task)
         task.add_done_callback(self._settle)
 
+    async def group_of(self, row: WorkerRow, answer: Awaitable[ResultT]) -> ResultT:
+        """The answer to a group. A worker ends what takes too long in its engine; scoring has limits of its own. One
+        that has not answered for that long must at least answer another call."""
+        future = asyncio.ensure_future(answer)
+        while True:
+            done, _ = await asyncio.wait({future}, timeout=self._config.rollout.group_timeout_s + PING_S)
+            if done:
+                return future.result()
+            try:
+                await in_time(
+                    row.worker.handle.usage.remote(), PING_S, "a worker that has not answered for long"
+                )
+            except BaseException:
+                future.cancel()
+                raise
+
     async def recover(self, row: WorkerRow, error: BaseException) -> None:
         """Replace a worker after an error; a user's mistake ends the run instead."""
         cause = root_cause(error)
@@ -164,7 +195,7 @@ class WeightSyncManager:
         newest, limits = self._table.newest, self._config.rollout
         allowance_s = 0.0 if row.served else limits.ready_within_s
         try:
-            await asyncio.wait_for(row.worker.handle.sleep.remote(), limits.group_timeout_s + allowance_s)
+            await in_time(row.worker.handle.sleep.remote(), limits.group_timeout_s + allowance_s, "sleep")
         except (ray.exceptions.RayError, TimeoutError) as error:
             await self.recover(row, error)
         else:
@@ -210,11 +241,16 @@ class WeightSyncManager:
     async def _deliver(self, row: WorkerRow) -> None:
         payload = self._published
         assert payload is not None
-        allowance_s = 0.0 if row.served else self._config.rollout.ready_within_s
+        limits, allowance_s = self._config.rollout, 0.0
+        if row.served is None:
+            allowance_s = limits.ready_within_s
+        elif row.groups or row.validating:  # an engine of one version ends its groups first
+            allowance_s = limits.group_timeout_s
         try:
-            ack, busy_s = await asyncio.wait_for(
+            ack, busy_s = await in_time(
                 row.worker.handle.deliver.remote(self._payload_ref),
                 self._config.delivery.timeout_s + allowance_s,
+                "delivery.timeout_s and the groups before it",
             )
         except ray.exceptions.RayTaskError as error:
             self._check_refusal(row, payload.policy, root_cause(error))

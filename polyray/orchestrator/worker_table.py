@@ -122,7 +122,9 @@ class WorkerRow:
     joined: bool = False
     """Whether it has served a version while that was the newest."""
     groups: int = 0
-    """Groups in flight."""
+    """Training groups in flight."""
+    validating: int = 0
+    """Groups of rounds in flight."""
     load: float = 0.0
     """Expected work of these groups, in groups of mean length."""
     syncing: bool = False

@@ -36,6 +36,7 @@ class FakeWorker:
     requests: list[GroupRequest] = field(default_factory=list)
     validated: list[GroupRequest] = field(default_factory=list)
     num_scored: int = GROUP_SIZE
+    num_taking_part: int | None = None
     retried: str | None = None
     has_signal: Callable[[int], bool] = lambda group_id: True
     lies: bool = False
@@ -79,13 +80,17 @@ class FakeWorker:
             12,
             GROUP_SIZE,
             self.num_scored,
-            self.num_scored,
+            self.num_scored if self.num_taking_part is None else self.num_taking_part,
             self.has_signal(request.group_id),
             0.1,
             0.1,
             reason,
             self.retried,
         )
+
+    @property
+    def usage(self) -> _Usage:
+        return _Usage(self)
 
     @property
     def validate(self) -> _Validate:
@@ -98,6 +103,15 @@ class FakeWorker:
     @property
     def sleep(self) -> _SleepCall:
         return _SleepCall(self)
+
+
+@dataclass
+class _Usage:
+    worker: FakeWorker
+
+    async def remote(self) -> None:
+        if self.worker.held is not None:
+            await self.worker.held.wait()
 
 
 @dataclass

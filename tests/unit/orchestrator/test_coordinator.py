@@ -19,6 +19,7 @@ from polyray.errors import (
     RolloutError,
     WeightSyncMismatch,
 )
+from polyray.orchestrator import weight_sync_manager
 from polyray.orchestrator.coordinator import NOT_READY, STOP, BatchLease
 from polyray.seeds import sample_seed
 from polyray.tasks import build_task
@@ -34,6 +35,7 @@ from tests.unit.orchestrator.fakes import (
     make_coordinator,
     make_payload,
     started,
+    until,
 )
 
 pytestmark = pytest.mark.usefixtures("no_ray")
@@ -143,12 +145,43 @@ async def test_a_worker_that_misses_the_delivery_deadline_is_replaced() -> None:
     assert ids_of(await batch_of(coordinator, 1)) == [3, 4, 5]
 
 
-async def test_a_worker_that_misses_the_deadline_of_a_group_is_replaced() -> None:
+async def test_a_worker_that_answers_no_call_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_sync_manager, "PING_S", 0.05)
     pool = FakePool()
     pool.made[0].held = asyncio.Event()
     coordinator = await started(pool, make_config(rollout={"group_timeout_s": 0.05}))
     assert ids_of(await batch_of(coordinator, 0)) == [0, 1, 2]
     assert pool.workers[0].name == "worker-0+"
+    (incident,) = [
+        item for item in (await coordinator.progress())["incidents"] if item["kind"] == "worker_replaced"
+    ]
+    assert "TimeoutError: no answer within 0.05 s" in incident["message"]
+
+
+async def test_load_may_wait_for_the_groups_before_it() -> None:
+    """At S > 0 an engine of one version ends its groups first; they may take longer than a load."""
+    pool = FakePool(1)
+    worker = pool.made[0]
+    worker.held, worker.delivery_gate = asyncio.Event(), asyncio.Event()
+    worker.delivery_gate.set()
+    config = make_config(rollout={"max_staleness": 1}, delivery={"timeout_s": 0.05})
+    coordinator = await started(pool, config)
+    await until(lambda: len(worker.requests) > 0)
+    worker.delivery_gate.clear()
+    published = asyncio.create_task(coordinator.publish(make_payload(1)))
+    await asyncio.sleep(0.3)
+    worker.held.set()
+    worker.delivery_gate.set()
+    assert await published is not None and len(pool.made) == 1
+
+
+async def test_groups_that_are_all_truncated_end_the_run_with_the_reason() -> None:
+    pool = FakePool(1)
+    pool.made[0].num_taking_part = 1
+    coordinator = await started(pool, make_config(algorithm={"type": "grpo", "truncated": "drop"}))
+    failure = await failure_of(coordinator)
+    assert isinstance(failure, RolloutError)
+    assert re.search(r"truncated=drop left 1 of \d+ .*max_completion_tokens=", str(failure))
 
 
 async def test_too_many_lost_workers_end_the_run() -> None:

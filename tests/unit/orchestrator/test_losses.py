@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import ray
@@ -13,7 +15,7 @@ import ray.exceptions
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import RolloutError
 from polyray.launch.trainer import TellCoordinator
-from polyray.orchestrator import rollout_pool
+from polyray.orchestrator import rollout_actor, rollout_pool
 from polyray.orchestrator.coordinator import DRAIN, NOT_READY, BatchLease, Coordinator
 from tests.unit.orchestrator.fakes import (
     DIED,
@@ -310,3 +312,28 @@ def test_engine_that_is_lost_to_an_evaluation_is_an_error_in_words(
     pool: Any = SimpleNamespace(workers=[])
     with pytest.raises(RolloutError, match=message):
         rollout_pool.RolloutPool.deliver(pool, pool, 3.0)
+
+
+async def test_group_that_its_engine_does_not_end_is_an_error_that_names_the_limit() -> None:
+    answer: Future[Any] = Future()
+    worker = SimpleNamespace(submit=lambda request: answer, progress=0)
+    actor: Any = rollout_actor.RolloutActor.__new__(rollout_actor.RolloutActor)
+    actor._worker, request = worker, SimpleNamespace(group_id=7)
+    for of_round in (False, True):
+        with pytest.raises(RolloutError, match=r"group 7 .*rollout\.group_timeout_s=0\.05 s"):
+            await actor._sampled(request, 0.05, of_round=of_round)
+    waiting = asyncio.create_task(actor._sampled(request, 0.05, of_round=True))
+    for _ in range(6):  # the engine is busy with the groups before it
+        await asyncio.sleep(0.03)
+        worker.progress += 1
+    assert not waiting.done()
+    answer.set_result("group")
+    assert await waiting == "group"
+
+
+def test_engine_that_does_not_start_in_time_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = SimpleNamespace(ready=SimpleNamespace(remote=lambda: None))
+    pool: Any = SimpleNamespace(rollout=RolloutSpec())
+    for error, lives in ((DIED, False), (ray.exceptions.GetTimeoutError(), True)):
+        monkeypatch.setattr(rollout_pool.ray, "get", Mock(side_effect=error))
+        assert rollout_pool.RolloutPool._is_alive(pool, SimpleNamespace(handle=handle)) is lives
