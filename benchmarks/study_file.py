@@ -66,6 +66,13 @@ class Study:
                     "are no one study. Remove the file to begin it anew"
                 )
         trials = {(trial["arm"], trial["seed"]): trial for trial in (*self.trials, *newer.trials)}
+        rates: dict[str, float] = {}
+        for (arm, seed), trial in trials.items():
+            if seed is not None and rates.setdefault(arm, trial["learning_rate"]) != trial["learning_rate"]:
+                raise DataError(
+                    f"{arm} would have trials with rates of {rates[arm]:g} and {trial['learning_rate']:g}; run "
+                    "its seeds again at one rate"
+                )
         arms = list(dict.fromkeys(trial["arm"] for trial in (*self.trials, *newer.trials)))
         order = sorted(trials, key=lambda key: (arms.index(key[0]), -1 if key[1] is None else key[1]))
         return Study(self.setup, self.clusters, [trials[key] for key in order])
@@ -94,12 +101,24 @@ class Study:
         return np.array(trial[metric], dtype=np.float64)
 
 
+def rates_tried(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[float, dict[str, float]]]:
+    """arm -> learning rate -> metric -> its mean over the seeds of the search."""
+    tried: dict[str, dict[float, list[Mapping[str, Any]]]] = {}
+    for row in rows:
+        tried.setdefault(row["arm"], {}).setdefault(row["learning_rate"], []).append(row)
+    metrics = "pass_at_1", f"pass_at_{AT_K}", DISTINCT
+    return {
+        arm: {
+            rate: {metric: float(np.mean([row[metric] for row in seeds])) for metric in metrics}
+            for rate, seeds in rates.items()
+        }
+        for arm, rates in tried.items()
+    }
+
+
 def best_rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """arm -> the learning rate with the highest pass@1 + pass@8."""
-    arms: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        arms.setdefault(row["arm"], []).append(row)
     return {
-        arm: max(tried, key=lambda row: row["pass_at_1"] + row[f"pass_at_{AT_K}"])["learning_rate"]
-        for arm, tried in arms.items()
+        arm: max(rates, key=lambda rate: rates[rate]["pass_at_1"] + rates[rate][f"pass_at_{AT_K}"])
+        for arm, rates in rates_tried(rows).items()
     }

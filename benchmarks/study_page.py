@@ -13,7 +13,7 @@ from functools import cache
 from html import escape
 from typing import Any
 
-from benchmarks.study_file import AT_K, DISTINCT, RESULTS, SFT_ONLY, USQ, Study, best_rates
+from benchmarks.study_file import AT_K, DISTINCT, RESULTS, SFT_ONLY, USQ, Study, best_rates, rates_tried
 from polyray.metrics import PairComparison, compare_metrics, hierarchical_intervals
 from polyray.metrics.bootstrap import MeanInterval
 
@@ -117,13 +117,16 @@ def _study_block(name: str) -> str:
 
 def _rates_block(name: str) -> str:
     rows = json.loads((RESULTS / f"{name}-rates.json").read_text(encoding="utf-8"))
-    chosen, rates = best_rates(rows), sorted({row["learning_rate"] for row in rows})
+    chosen, tried = best_rates(rows), rates_tried(rows)
+    rates = sorted({row["learning_rate"] for row in rows})
     lines = [f"| arm | {' | '.join(f'{rate:g}' for rate in rates)} |", "|---|" + "---|" * len(rates)]
     for arm, best in chosen.items():
         cells = []
         for rate in rates:
-            row = next(row for row in rows if (row["arm"], row["learning_rate"]) == (arm, rate))
-            text = f"{_number(row[PASS_1])} {_number(row[PASS_8])} {row[DISTINCT]:.2f}"
+            row = tried[arm].get(rate)
+            text = (
+                "-" if row is None else f"{_number(row[PASS_1])} {_number(row[PASS_8])} {row[DISTINCT]:.2f}"
+            )
             cells.append(f"**{text}**" if rate == best else text)
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

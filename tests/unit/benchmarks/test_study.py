@@ -194,11 +194,22 @@ def test_study_and_rates_are_read_from_a_finished_sweep(tmp_path: Path) -> None:
 
 
 def test_best_rate_has_the_highest_sum_of_pass_at_1_and_8() -> None:
-    rows = [
-        {"arm": "GRPO", "learning_rate": rate, "pass_at_1": first, "pass_at_8": eighth}
-        for rate, first, eighth in ((1e-4, 0.3, 0.6), (2e-4, 0.25, 0.7), (4e-4, 0.34, 0.5))
-    ]
+    tried = ((1e-4, 0.3, 0.6), (2e-4, 0.25, 0.7), (4e-4, 0.34, 0.5))
+    rows = [rate_row(*each) for each in tried]
     assert best_rates(rows) == {"GRPO": 2e-4}
+    assert best_rates([*rows, rate_row(1e-4, 0.3, 0.6), rate_row(2e-4, 0.1, 0.6)]) == {"GRPO": 1e-4}, "a mean"
+
+
+def rate_row(rate: float, first: float, eighth: float) -> dict[str, Any]:
+    return {"arm": "GRPO", "learning_rate": rate, "pass_at_1": first, "pass_at_8": eighth, DISTINCT: 1.0}
+
+
+def test_trials_at_another_rate_do_not_join_their_arm() -> None:
+    other = study(1)
+    for each in other.trials[1:]:
+        each["learning_rate"] = 5e-4
+    with pytest.raises(DataError, match=r"GRPO .*rates of 0\.0001 and 0\.0005"):
+        study(0).with_trials(other)
 
 
 def test_rates_of_a_later_search_replace_those_of_its_arms() -> None:
