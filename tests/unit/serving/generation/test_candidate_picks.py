@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from polyray.config.generation import GenerationServeConfig
 from polyray.config.loader import build_config
+from polyray.data.selections.records import CandidatesRecord, StoredRecord
 from polyray.rewards.base import GroupScores
 from polyray.seeds import sample_seed
 from polyray.serving.generation.candidates import CandidateMaker
@@ -49,24 +51,30 @@ class Scoring:
 
 async def pick(seed: int, selector: str, rewards: list[float] | None, prompt: str = "p") -> int:
     """selected_index of one request whose completions are A, B, C and D, equally likely and equally long."""
+    return (await made(seed, selector, Scoring(rewards), prompt)).answer["selected_index"]
+
+
+async def made(seed: int, selector: str, scoring: Any, prompt: str = "p") -> CandidatesRecord:
+    """What such a request leaves in the store."""
     texts = [Sampled(text, [1], [-1.0], [], "stop") for text in "ABCD"]
 
     async def complete(requests: Any) -> list[Sampled]:
         return texts
 
     sampler: Any = SimpleNamespace(reserved=lambda count: nullcontext(), complete=complete)
-    store: Any = SimpleNamespace(add_candidates=lambda record: None)
+    records: list[CandidatesRecord] = []
+    store: Any = SimpleNamespace(add_candidates=records.append)
     config = build_config(GenerationServeConfig, {"name": "picks", "selector": "first"})
-    scoring: Any = Scoring(rewards)
     maker = CandidateMaker(config, SimpleNamespace(), sampler, scoring, store)  # type: ignore[arg-type]
     policy: Any = SimpleNamespace(model="base", version=None, policy=SimpleNamespace(sha256="b" * 64))
     sampling = Sampling(8)
     requests = tuple(
         TextRequest((1,), sampling, sample_seed(seed, "prompt 0", at), "base") for at in range(K)
     )
-    request = CandidatesRequest(prompt=prompt, k=K, selector=selector, seed=seed)  # type: ignore[arg-type]
-    answer = await maker.answer(request, ParsedRequest(policy, requests, 1), "alice")
-    return answer.selected_index
+    scored = True if selector == "first" else None
+    request = CandidatesRequest(prompt=prompt, k=K, selector=selector, seed=seed, score=scored)  # type: ignore[arg-type]
+    await maker.answer(request, ParsedRequest(policy, requests, 1), "alice")
+    return records[0]
 
 
 def chi_square(picks: list[int]) -> float:
@@ -103,6 +111,19 @@ async def test_pick_prefers_better_candidates_as_its_selector_says() -> None:
     expected = np.exp(2.0) / (np.exp(2.0) + 3)  # Bradley-Terry at scale 0.5
     assert abs(picks.count(1) / REQUESTS - expected) < 0.1
     assert set(picks) == {0, 1, 2, 3}
+
+
+async def test_scores_are_added_and_never_taken_away() -> None:
+    nothing = math.nan
+    stored = StoredRecord(await made(0, "first", Scoring([0.9, 0.4, nothing, 0.1])), None)
+    store = SimpleNamespace(replace_answer=lambda id, answer: None)
+    found = []
+    for rewards in ([nothing] * 4, [0.2, 0.2, 0.7, 0.2]):
+        config = build_config(GenerationServeConfig, {"name": "picks"})
+        maker = CandidateMaker(config, None, None, Scoring(rewards), store)  # type: ignore[arg-type]
+        answer = await maker.score(stored)
+        found.append([candidate["score"] for candidate in answer["candidates"]])
+    assert found == [[0.9, 0.4, None, 0.1], [0.9, 0.4, 0.7, 0.1]]
 
 
 async def test_pick_of_one_seed_is_independent_between_prompts() -> None:
