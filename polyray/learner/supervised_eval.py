@@ -114,12 +114,14 @@ def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence
 def _own_distribution(model: Any) -> Iterator[None]:
     """Inside, `generate` takes no temperature or penalty from the file that some bases bring."""
     known: Any = model.generation_config
-    whole = model.get_base_model() if isinstance(model, PeftModel) else model
-    model.generation_config = whole.generation_config = GenerationConfig()
+    holders: list[Any] = [model, *([model.get_base_model()] if isinstance(model, PeftModel) else [])]
+    for holder in holders:
+        holder.generation_config = GenerationConfig()
     try:
         yield
     finally:
-        model.generation_config = whole.generation_config = known
+        for holder in holders:
+            holder.generation_config = known
 
 
 def _generate(

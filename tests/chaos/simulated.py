@@ -36,7 +36,12 @@ class SimulatedRun:
         self.config = config
         self.pool = fleet.pool
         self._scoring = Scoring(
-            fleet.reward.app_name, config.reward.service, False, config.algorithm, fleet.remote
+            fleet.reward.app_name,
+            config.reward.service,
+            False,
+            config.algorithm,
+            config.rollout.group_timeout_s,
+            fleet.remote,
         )
         self.lines: list[dict[str, Any]] = []
         self.snapshot: Any = None

@@ -332,8 +332,8 @@ async def test_group_that_its_engine_does_not_end_is_an_error_that_names_the_lim
 
 
 def test_engine_that_does_not_start_in_time_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    handle = SimpleNamespace(ready=SimpleNamespace(remote=lambda: None))
     pool: Any = SimpleNamespace(rollout=RolloutSpec())
+    worker: Any = SimpleNamespace(handle=SimpleNamespace(ready=SimpleNamespace(remote=lambda: None)))
     for error, lives in ((DIED, False), (ray.exceptions.GetTimeoutError(), True)):
         monkeypatch.setattr(rollout_pool.ray, "get", Mock(side_effect=error))
-        assert rollout_pool.RolloutPool._is_alive(pool, SimpleNamespace(handle=handle)) is lives
+        assert rollout_pool.RolloutPool._is_alive(pool, worker) is lives

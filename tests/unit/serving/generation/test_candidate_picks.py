@@ -55,7 +55,7 @@ async def pick(seed: int, selector: str, rewards: list[float] | None, prompt: st
 
 
 async def made(seed: int, selector: str, scoring: Any, prompt: str = "p") -> CandidatesRecord:
-    """What such a request leaves in the store."""
+    """The record that such a request leaves in the store."""
     texts = [Sampled(text, [1], [-1.0], [], "stop") for text in "ABCD"]
 
     async def complete(requests: Any) -> list[Sampled]:
