@@ -183,17 +183,24 @@ def _check_metrics(config: SweepConfig, trial: TrainConfig) -> None:
 
 
 def _check_axis(config: SweepConfig, plans: list[TrialPlan]) -> None:
-    """The results are drawn over the axis: it needs a number in every trial."""
-    for plan in plans:
-        value: Any = as_json(plan.config)
-        for part in config.axis.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
+    """The results are drawn over the axis: it needs a number in every trial, or one for all where it is not swept."""
+    values = [_value_at(plan.config, config.axis) for plan in plans]
+    if config.axis not in config.parameters:
+        values = [next((value for value in values if value is not None), None)]
+    for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             numbers = ", ".join(config.parameters) or "none was swept"
             raise ConfigError(
-                f"axis={config.axis!r} is {value!r} in {plan.trial_id}, and curves are drawn over it; name a swept "
-                f"parameter that is a number ({numbers}), or compare settings by `arms`"
+                f"axis={config.axis!r} is {value!r} in the trials, and curves need a number; name a swept parameter "
+                f"that is a number ({numbers}), or compare settings by `arms`"
             )
+
+
+def _value_at(config: TrainConfig, path: str) -> Any:
+    value: Any = as_json(config)
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _check_one_fleet(plans: list[TrialPlan]) -> None:
