@@ -165,7 +165,9 @@ def _simulated_parts(
         pool.wait_until_ready()
         if before is not None:
             before(pool)
-        scoring = Scoring(REWARD_APP, config.reward.service, want_distances=False, algorithm=config.algorithm)
+        scoring = Scoring(
+            REWARD_APP, config.reward.service, False, config.algorithm, config.rollout.group_timeout_s
+        )
         actor = ray.remote(MeasuredCoordinator).options(num_cpus=0, max_concurrency=1000, namespace=NAMESPACE)
         coordinator = actor.remote(config, pool, scoring, "float32")
         yield pool, coordinator

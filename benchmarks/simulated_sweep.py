@@ -81,7 +81,9 @@ class CoordinatorHost:
 
     async def start(self, name: str, config: TrainConfig, pool: SharedPool) -> None:
         """The coordinator of one trial."""
-        scoring = Scoring(REWARD_APP, config.reward.service, want_distances=False, algorithm=config.algorithm)
+        scoring = Scoring(
+            REWARD_APP, config.reward.service, False, config.algorithm, config.rollout.group_timeout_s
+        )
         self._coordinators[name] = Coordinator(config, pool, scoring, "float32")
 
     async def call(self, name: str, method: str, *arguments: Any) -> Any:

@@ -382,14 +382,12 @@ class Coordinator:
         self._scoring_watch.observe(reply)
         algorithm = self._config.algorithm
         if reply.num_taking_part < algorithm.min_samples:
-            reason: Literal["truncated", "unscored"]
-            reason = "truncated" if reply.num_scored >= algorithm.min_samples else "unscored"
+            are_scored = reply.num_scored >= algorithm.min_samples
+            reason: Literal["truncated", "unscored"] = "truncated" if are_scored else "unscored"
             self._exported.took(reply, reason)
-            if reason == "truncated" and self._buffer.has_replaced(
-                reply.group_id, algorithm.max_resampled_batches
-            ):
-                self._run_state.fail(self._too_many_truncated(reply))
             self._buffer.drop(reply.group_id, reason)
+            if self._buffer.has_dropped("truncated", algorithm.max_resampled_batches):
+                self._run_state.fail(self._too_many_truncated(reply))
             return
         if not reply.has_signal and self._buffer.filter(reply.group_id, algorithm.max_resampled_batches):
             self._exported.took(reply, "zero_advantage")
@@ -403,8 +401,8 @@ class Coordinator:
         algorithm, rollout = self._config.algorithm, self._config.rollout
         return RolloutError(
             f"algorithm.truncated=drop left {reply.num_taking_part} of {reply.num_samples} completions of group "
-            f"{reply.group_id}, fewer than the {algorithm.min_samples} that the objective needs, and the step has "
-            f"replaced {algorithm.max_resampled_batches} batches of groups already; raise "
+            f"{reply.group_id}, fewer than the {algorithm.min_samples} that the objective needs, and "
+            f"{algorithm.max_resampled_batches} batches of groups were dropped for that since the last batch; raise "
             f"rollout.max_completion_tokens={rollout.max_completion_tokens}, or set algorithm.truncated=mask"
         )
 

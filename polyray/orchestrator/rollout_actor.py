@@ -40,7 +40,8 @@ class Scoring:
     """The reward service of a worker, and the settings of scoring.
 
     Example:
-        Scoring(app_name="quickstart-reward", service=ServiceSpec(), want_distances=False, algorithm=GrpoSpec())
+        Scoring(app_name="quickstart-reward", service=ServiceSpec(), want_distances=False, algorithm=GrpoSpec(),
+                group_timeout_s=300.0)
     """
 
     app_name: str
@@ -48,7 +49,7 @@ class Scoring:
     want_distances: bool
     algorithm: AlgorithmSpec
     """Decides which completions take part and, with dynamic sampling, which groups have no training signal."""
-    group_timeout_s: float = RolloutSpec().group_timeout_s
+    group_timeout_s: float
     """Limit of a group in the engine; the time until it is scored has limits of its own."""
     remote: RewardPlan | None = None
     """Set where the reward is a service elsewhere: `app_name` then only names it."""

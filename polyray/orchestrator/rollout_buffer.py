@@ -187,9 +187,9 @@ class RolloutBuffer(Generic[HandleT]):
         self._running.remove(group_id)
         self._gone(group_id, reason)
 
-    def has_replaced(self, group_id: int, max_batches: int) -> bool:
-        """Whether the step has replaced so many batches of groups before this one."""
-        return group_id >= self._first_of_step + max_batches * self.batch
+    def has_dropped(self, reason: DropReason, batches: int) -> bool:
+        """Whether more than so many batches of groups were dropped for this reason since the last batch was cut."""
+        return sum(dropped == reason for _, dropped in self._dropped) > batches * self.batch
 
     def filter(self, group_id: int, max_batches: int) -> bool:
         """Drops a running group that has no signal; False where the step has replaced enough of them already.
@@ -197,7 +197,7 @@ class RolloutBuffer(Generic[HandleT]):
         Which ones are replaced follows from their ids, not from the order in which they finish: so it is the same
         in a repeated run.
         """
-        if self.has_replaced(group_id, max_batches):
+        if group_id >= self._first_of_step + max_batches * self.batch:
             return False
         self._running.remove(group_id)
         self._gone(group_id, "zero_advantage")

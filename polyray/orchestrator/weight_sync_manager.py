@@ -44,7 +44,7 @@ PING_S = 10.0
 
 
 async def in_time(call: Awaitable[ResultT], seconds: float, what: str) -> ResultT:
-    """The answer of a worker. Raises TimeoutError that says `what` it took too long for, and what the call raises."""
+    """The answer of a worker. Raises TimeoutError, which names `what` was asked, and any error of the call."""
     answer = asyncio.ensure_future(call)
     done, _ = await asyncio.wait({answer}, timeout=seconds)
     if not done:
@@ -139,17 +139,15 @@ class WeightSyncManager:
         task.add_done_callback(self._settle)
 
     async def group_of(self, row: WorkerRow, answer: Awaitable[ResultT]) -> ResultT:
-        """The answer to a group. A worker ends what takes too long in its engine; scoring has limits of its own. One
-        that has not answered for that long must at least answer another call."""
+        """The answer to a group. The worker ends groups that take too long in its engine, and scoring has limits of its
+        own. A worker that stays silent for longer must answer another call."""
         future = asyncio.ensure_future(answer)
         while True:
             done, _ = await asyncio.wait({future}, timeout=self._config.rollout.group_timeout_s + PING_S)
             if done:
                 return future.result()
             try:
-                await in_time(
-                    row.worker.handle.usage.remote(), PING_S, "a worker that has not answered for long"
-                )
+                await in_time(row.worker.handle.usage.remote(), PING_S, "a sign of life, its group is late")
             except BaseException:
                 future.cancel()
                 raise
@@ -195,7 +193,7 @@ class WeightSyncManager:
         newest, limits = self._table.newest, self._config.rollout
         allowance_s = 0.0 if row.served else limits.ready_within_s
         try:
-            await in_time(row.worker.handle.sleep.remote(), limits.group_timeout_s + allowance_s, "sleep")
+            await in_time(row.worker.handle.sleep.remote(), limits.group_timeout_s + allowance_s, "to sleep")
         except (ray.exceptions.RayError, TimeoutError) as error:
             await self.recover(row, error)
         else:
@@ -250,7 +248,7 @@ class WeightSyncManager:
             ack, busy_s = await in_time(
                 row.worker.handle.deliver.remote(self._payload_ref),
                 self._config.delivery.timeout_s + allowance_s,
-                "delivery.timeout_s and the groups before it",
+                "to load a version: delivery.timeout_s, and the groups before it",
             )
         except ray.exceptions.RayTaskError as error:
             self._check_refusal(row, payload.policy, root_cause(error))

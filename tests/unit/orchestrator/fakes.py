@@ -219,7 +219,8 @@ def make_config(**sections: Any) -> TrainConfig:
 
 def make_coordinator(pool: FakePool, config: TrainConfig | None = None) -> Coordinator:
     config = config or make_config()
-    scoring = Scoring("app", ServiceSpec(), want_distances=False, algorithm=config.algorithm)
+    limit_s = config.rollout.group_timeout_s
+    scoring = Scoring("app", ServiceSpec(), False, config.algorithm, limit_s)
     return Coordinator(config, pool, scoring, "float32")  # type: ignore[arg-type]
 
 

@@ -323,10 +323,13 @@ async def test_group_that_its_engine_does_not_end_is_an_error_that_names_the_lim
         with pytest.raises(RolloutError, match=r"group 7 .*rollout\.group_timeout_s=0\.05 s"):
             await actor._sampled(request, 0.05, of_round=of_round)
     waiting = asyncio.create_task(actor._sampled(request, 0.05, of_round=True))
+    of_training = asyncio.create_task(actor._sampled(request, 0.05))
     for _ in range(6):  # the engine is busy with the groups before it
         await asyncio.sleep(0.03)
         worker.progress += 1
     assert not waiting.done()
+    with pytest.raises(RolloutError, match="group 7"):  # few training groups wait in an engine
+        await of_training
     answer.set_result("group")
     assert await waiting == "group"
 

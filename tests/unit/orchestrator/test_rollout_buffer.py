@@ -446,3 +446,17 @@ def test_groups_of_the_attempt_before_never_enter_a_batch() -> None:
     finish(ledger, group_id, 1, attempt=1)  # that attempt's version 1 is no ancestor of this one
     assert ledger.take_batch(0) is None
     assert ledger.counts.dropped == 1
+
+
+def test_drops_of_a_reason_count_since_the_last_batch_and_not_by_group_ids() -> None:
+    ledger = new_ledger(batch=2, max_staleness=4)
+    running = start_all(ledger, 0)
+    assert running == list(range(10)), "the last of them stands five batches behind the first"
+    ledger.drop(9, "truncated")
+    assert not ledger.has_dropped("truncated", 1) and not ledger.has_dropped("unscored", 0)
+    for group_id in (7, 8):
+        ledger.drop(group_id, "truncated")
+    assert ledger.has_dropped("truncated", 1) and not ledger.has_dropped("truncated", 2)
+    finish(ledger, 0, 0)
+    finish(ledger, 1, 0)
+    assert cut(ledger, 0) == [0, 1] and not ledger.has_dropped("truncated", 0)
