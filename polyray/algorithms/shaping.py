@@ -119,14 +119,18 @@ def floored_classes(
     return np.where(quality >= _checked_floor(floor), classes, WRONG_CLASS)
 
 
-def has_signal(advantages_G: npt.ArrayLike, threshold: float = 1e-9) -> bool:
+NO_CREDIT = 1e-9
+"""Advantages, and differences between them, up to here are rounding."""
+
+
+def has_signal(advantages_G: npt.ArrayLike) -> bool:
     """Whether the credits of a group differ: DAPO's dynamic sampling keeps only such groups.
 
     It is the credit that is looked at, not the reward: under a set objective a group of correct answers still
     has_signal as long as their diversity differs.
     """
     advantages = finite_vector(advantages_G, "advantages_G")
-    return bool(advantages.std() > threshold)
+    return bool(advantages.std() > NO_CREDIT)
 
 
 def scheduled(

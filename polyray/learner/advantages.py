@@ -22,6 +22,7 @@ from polyray.algorithms import (
     overlong_penalty,
     scheduled,
 )
+from polyray.algorithms.shaping import NO_CREDIT
 from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec, ReinforceSpec
 from polyray.learner.objectives import OF_TYPE, SCALED_BY_OWN_STD, Samples, polychromic
 from polyray.learner.reduce import Sums
@@ -149,10 +150,6 @@ def scale_batch(
         sums.count("advantage"), sums.total("advantage"), sums.total("advantage_squared"), algorithm.std
     )
     return [of_group.divided(divisor) for of_group in advantages]
-
-
-NO_CREDIT = 1e-9
-"""Advantages up to here are rounding."""
 
 
 def group_has_signal(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) -> bool:

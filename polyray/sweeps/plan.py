@@ -184,9 +184,11 @@ def _check_metrics(config: SweepConfig, trial: TrainConfig) -> None:
 
 def _check_axis(config: SweepConfig, plans: list[TrialPlan]) -> None:
     """The results are drawn over the axis: it needs a number in every trial, or one for all where it is not swept."""
-    values = [_value_at(plan.config, config.axis) for plan in plans]
-    if config.axis not in config.parameters:
-        values = [next((value for value in values if value is not None), None)]
+    if config.axis in config.parameters:
+        values = [plan.parameters[config.axis] for plan in plans]
+    else:
+        fixed = (_value_at(plan.config, config.axis) for plan in plans)
+        values = [next((value for value in fixed if value is not None), None)]
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             numbers = ", ".join(config.parameters) or "none was swept"

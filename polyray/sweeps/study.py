@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polyray.config.base import as_json
+from polyray.config.evaluation import SMALLER_IS_BETTER
 from polyray.config.loader import load_config
 from polyray.config.paths import relative_to
 from polyray.config.prompts import ArmSpec
@@ -23,14 +24,6 @@ if TYPE_CHECKING:
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory
 
-SMALLER_IS_BETTER = (
-    "self_bleu",
-    "compression_ratio",
-    "truncated_share",
-    "unscored_share",
-    "completion_length_mean",
-)
-"""Values of an evaluation that are no axis of a front."""
 READ = (
     "model",
     "task",
