@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from polyray.cli import sft
+from polyray.cli import analyze, sft
+from polyray.config.model import LoraSpec
 from polyray.errors import ConfigError, DataError, MissingFile
+from polyray.models.base_files import base_fingerprint
+from polyray.models.loading import load_base
+from polyray.models.lora import attach_adapter, save_adapter
 from tests.conftest import REPOSITORY_ROOT
 from tests.job_checks import check_without_models
 from tests.unit.tiny_policy import save_base
@@ -157,6 +161,19 @@ def test_check_refuses_inputs_that_would_fail_the_run(
 ) -> None:
     with pytest.raises(error, match=message):
         check(job, values)
+
+
+def test_check_of_an_ablation_reads_what_its_evaluation_reads(work: Path) -> None:
+    digest = base_fingerprint(work / "base")
+    model = attach_adapter(
+        load_base(work / "base", "float32"), LoraSpec(rank=4), None, base_sha256=digest, seed=0
+    )
+    save_adapter(model, work / "adapter", {"base_sha256": digest})
+    line = ["ablation", "file.yaml", "--adapter", "adapter", "--check"]
+    Path("file.yaml").write_text(yaml.safe_dump(EVALUATE))
+    assert analyze.main(line) == 0
+    with pytest.raises(MissingFile, match=r"none\.jsonl"):
+        analyze.main([*line, "task.path=none.jsonl"])
 
 
 def test_check_notes_a_hub_base_that_is_not_cached(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

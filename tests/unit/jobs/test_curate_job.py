@@ -51,6 +51,24 @@ def curate(tmp_path: Path, *overrides: str, name: str = "run", config: str = "ex
     return tmp_path / "runs" / name
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("filters.language.keep=[zz]", "'zz'"),
+        ("model.path=./no-such-base", "no-such-base"),
+        ("select={count: 3, encoder: ./no-such-encoder}", "no-such-encoder"),
+    ],
+)
+@pytest.mark.parametrize("option", [[], ["--check"]])
+def test_missing_tool_is_named_before_the_curation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, message: str, option: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        main(["data", str(CONFIGS / "export.yaml"), "runs_dir=runs", override, *option])
+    assert not (tmp_path / "runs").exists()
+
+
 def outputs(run: Path) -> dict[str, bytes]:
     files = [path for path in run.rglob("*") if path.is_file() and path.name not in NOT_REPEATED]
     return {str(path.relative_to(run)): path.read_bytes() for path in files}

@@ -105,12 +105,11 @@ def test_length_of_one_prompt_changes_no_other_completion() -> None:
     model, tokenizer = build_policy(reference=False), build_tokenizer()
     rounds = EvalPlan(EvalSchedule(1, 6), "auto", 3, 40)
     long = Prompt("long", "123|b1>e4=" + "U" * 12)
-    alone, beside = (
-        sample_groups(model, tokenizer, prompts, config_of(), rounds, step=0)[0]
-        for prompts in ([PROMPTS[0]], [PROMPTS[0], long])
-    )
-    longest = [max(len(item.token_ids) for item in group.completions) for group in (alone, beside)]
-    assert longest[0] == longest[1] == 24 - len(alone.prompt_token_ids)
+    (alone,) = sample_groups(model, tokenizer, [PROMPTS[0]], config_of(), rounds, step=0)
+    beside, cut = sample_groups(model, tokenizer, [PROMPTS[0], long], config_of(), rounds, step=0)
+    for group in (alone, beside, cut):
+        longest = max(len(item.token_ids) for item in group.completions)
+        assert longest == 24 - len(group.prompt_token_ids)
 
 
 def test_samples_ignore_the_settings_that_a_base_brings() -> None:
