@@ -139,8 +139,8 @@ class WeightSyncManager:
         task.add_done_callback(self._settle)
 
     async def group_of(self, row: WorkerRow, answer: Awaitable[ResultT]) -> ResultT:
-        """The answer to a group. The worker ends groups that take too long in its engine, and scoring has limits of its
-        own. A worker that stays silent for longer must answer another call."""
+        """The answer to a group. The worker ends groups that take too long in its engine; scoring has its own limits.
+        A worker that stays silent for longer must answer another call."""
         future = asyncio.ensure_future(answer)
         while True:
             done, _ = await asyncio.wait({future}, timeout=self._config.rollout.group_timeout_s + PING_S)
