@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 from polyray.config.model import NF4
 from polyray.errors import ConfigError
 from polyray.models.packing import PACKABLE_MODEL_TYPES
+from polyray.models.products import use_onednn
 from polyray.models.tree_attention import use_tree_attention
 
 NF4_COMPUTES_IN = torch.bfloat16
@@ -42,6 +43,7 @@ def load_base(model_dir: Path, dtype: str, device: torch.device | str = "cpu") -
         model.to(device)
     if model.config.model_type in PACKABLE_MODEL_TYPES:
         use_tree_attention(model)
+    use_onednn(model)
     return model.eval()
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners import lora
 from peft.tuners.lora import LoraLayer
+
+from polyray.models.products import added_product, product
 
 
 class _AddAdapter(torch.autograd.Function):
-    """`output` + scale * (x A^T) B^T, in place."""
+    """`output` + scale * (x A^T) B^T."""
 
     @staticmethod
     def forward(
@@ -26,26 +27,25 @@ class _AddAdapter(torch.autograd.Function):
         """Shapes: output [..., out], x [..., in], a [r, in], b [out, r]."""
         x_MI = x.reshape(-1, x.shape[-1])
         a_RI, b_OR = a.to(x.dtype), b.to(x.dtype)
-        inner_MR = x_MI @ a_RI.T
-        output.view(-1, output.shape[-1]).addmm_(inner_MR, b_OR.T, alpha=scale)
-        ctx.mark_dirty(output)
+        inner_MR = product(x_MI, a_RI)
+        added_MO = added_product(output.reshape(-1, output.shape[-1]), inner_MR, b_OR, scale)
         ctx.save_for_backward(x, inner_MR, a, b)
         ctx.scale = scale
-        return output
+        return added_MO.view(output.shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         """Gradients of `forward`'s arguments."""
         x, inner_MR, a, b = ctx.saved_tensors
         gradient_MO, x_MI = gradient.reshape(-1, gradient.shape[-1]), x.reshape(-1, x.shape[-1])
-        inner_gradient_MR = (gradient_MO @ b.to(x.dtype)).mul_(ctx.scale)
+        inner_gradient_MR = product(gradient_MO, b.to(x.dtype).T).mul_(ctx.scale)
         x_gradient = None
         if ctx.needs_input_grad[1]:
-            x_gradient = (inner_gradient_MR @ a.to(x.dtype)).view(x.shape)
+            x_gradient = product(inner_gradient_MR, a.to(x.dtype).T).view(x.shape)
         if not ctx.needs_input_grad[2]:
             return gradient, x_gradient, None, None, None
-        a_gradient = (inner_gradient_MR.T @ x_MI).to(a.dtype)
-        b_gradient = (gradient_MO.T @ inner_MR).to(b.dtype).mul_(ctx.scale)
+        a_gradient = product(inner_gradient_MR.T, x_MI.T).to(a.dtype)
+        b_gradient = product(inner_MR.T, gradient_MO.T).T.to(b.dtype).mul_(ctx.scale)
         return gradient, x_gradient, a_gradient, b_gradient, None
 
 
@@ -62,7 +62,5 @@ def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
         return type(layer).forward(layer, x)  # adapters that cancel (pissa.py) must be added in float32
     (name,) = layer.active_adapters
     output = layer.base_layer(x)
-    if not isinstance(layer, lora.Linear):
-        output = output.clone()  # 4-bit layers may return a view, which takes no addition in place
     weights = layer.lora_A[name].weight, layer.lora_B[name].weight
     return _AddAdapter.apply(output, layer.lora_dropout[name](x), *weights, layer.scaling[name])

@@ -99,7 +99,7 @@ def test_saved_adapter_names_no_path_and_loads_with_plain_peft(
     continued = _attach(warm_start=directory, seed=9)
     assert adapter_bytes(continued) == adapter_bytes(model) and len(_trainable(continued)) == 28
     for loaded in (PeftModel.from_pretrained(_base(), str(directory)), continued):
-        torch.testing.assert_close(_logprobs(loaded), _logprobs(model), rtol=0, atol=0)
+        torch.testing.assert_close(_logprobs(loaded), _logprobs(model), rtol=0, atol=1e-5)
     assert float((_logprobs(model) - _logprobs(_base())).abs().max()) > 0.01
 
 
@@ -174,7 +174,7 @@ def test_warm_start_on_all_linear_modules_keeps_its_outputs(tmp_path: Path) -> N
     model = _foreign(tmp_path, target_modules="all-linear")
     named = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
     assert "model.layers.0.self_attn.q_proj" in named
-    torch.testing.assert_close(_logprobs(_attach(warm_start=tmp_path)), _logprobs(model), rtol=0, atol=1e-6)
+    torch.testing.assert_close(_logprobs(_attach(warm_start=tmp_path)), _logprobs(model), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
