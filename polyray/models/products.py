@@ -1,8 +1,8 @@
 """Products of float32 matrices on a CPU by oneDNN.
 
 torch multiplies float32 matrices by MKL, whose AVX-512 kernels are for Intel's processors alone. oneDNN has them for
-every processor: on an EPYC with AVX-512 it multiplies 2.2 to 2.5 times as fast, from 8 rows on and without packing the
-weights. Other dtypes and devices have torch's products; bfloat16 on a CPU is oneDNN's there, too.
+every processor: on an EPYC with AVX-512 it multiplies 2.2 to 2.5 times as fast, without packing the weights. Other
+dtypes and devices have torch's products; bfloat16 on a CPU is oneDNN's there, too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def added_product(to: Tensor, x: Tensor, weight: Tensor, scale: float) -> Tensor
 
 
 def use_onednn(model: torch.nn.Module) -> None:
-    """Replace the product of the model's linear layers, where their weights are frozen; 4-bit layers have their own."""
+    """Replace the product of the model's linear layers. 4-bit layers keep theirs, and layers that are trained."""
     for layer in model.modules():
         if type(layer) is torch.nn.Linear:
             layer.forward = MethodType(_forward, layer)

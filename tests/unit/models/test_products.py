@@ -10,7 +10,9 @@ from polyray.models.products import added_product, product, use_onednn
 IN, OUT = 576, 192
 
 
-def _matrices(rows: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _matrices(
+    rows: int, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     return (
         torch.randn(rows, IN, dtype=dtype),
@@ -35,12 +37,16 @@ def test_product_is_exact_to_float32(rows: int, strided: bool) -> None:
 def test_other_dtypes_have_torchs_product(dtype: torch.dtype) -> None:
     x, weight, bias = _matrices(12, dtype)
     assert torch.equal(product(x, weight, bias), torch.nn.functional.linear(x, weight, bias))
-    assert torch.equal(added_product(x @ weight.T, x, weight, 2.0), (x @ weight.T).addmm_(x, weight.T, alpha=2.0))
+    assert torch.equal(
+        added_product(x @ weight.T, x, weight, 2.0), (x @ weight.T).addmm_(x, weight.T, alpha=2.0)
+    )
 
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_linear_layers_keep_their_gradients(frozen: bool) -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(IN, OUT), torch.nn.SiLU(), torch.nn.Linear(OUT, 3, bias=False))
+    model = torch.nn.Sequential(
+        torch.nn.Linear(IN, OUT), torch.nn.SiLU(), torch.nn.Linear(OUT, 3, bias=False)
+    )
     model.requires_grad_(not frozen)
     x = torch.randn(2, 5, IN, requires_grad=True)
     found = []
