@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from benchmarks.forced_lengths import ForcedEnds, ForcedLengths, planned_lengths, require_lengths
 from benchmarks.machine_limit import MACHINE, step_limit
@@ -34,7 +35,6 @@ from polyray.config.run import TrainConfig
 from polyray.config.task import HiddenTrapGridSpec, JsonlSpec
 from polyray.learner.policy import Policy
 from polyray.models.adapter import PolicyUpdate
-from polyray.models.loading import load_base
 from polyray.models.tokenizer import load_tokenizer
 from polyray.rewards.groups import GroupToScore, score_groups
 from polyray.rewards.verifier import VerifierReward
@@ -71,7 +71,10 @@ class StepSides:
         engine = self._engines.EngineSide(options, directory)  # type: ignore[attr-defined]  # registered
         self._ours: LearnerSide = self._manager.LearnerSide(options, directory, engine)  # type: ignore[attr-defined]
         self._ours.prepare()
-        self._model = load_base(directory, options.dtype)
+        # As a user of TRL has it: polyray's own loading would lend TRL its products of matrices.
+        self._model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=getattr(torch, options.dtype)
+        ).eval()
         self._forced = ForcedEnds(self._model.config.eos_token_id)
         self._started = self._aside_s = 0.0
         self.our_seconds: dict[str, list[float]] = {}
