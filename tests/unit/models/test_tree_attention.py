@@ -37,13 +37,16 @@ def tree_masks() -> torch.Tensor:
     return masks
 
 
+def whole_mask() -> torch.Tensor:
+    """[9, 9] bool: those masks in one."""
+    parts = (mask[0, :n, :n].double() for mask, n in zip(tree_masks(), LENGTHS, strict=True))
+    return torch.block_diag(*parts).bool()
+
+
 def test_attention_within_trees_equals_one_mask_over_all_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = torch.block_diag(
-        *(mask[0, :n, :n].double() for mask, n in zip(tree_masks(), LENGTHS, strict=True))
-    )
     query, key, value = states()
     expected = torch.nn.functional.scaled_dot_product_attention(
-        query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), attn_mask=whole.bool()
+        query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), attn_mask=whole_mask()
     ).transpose(1, 2)
     widths: list[int] = []
     attend = torch.nn.functional.scaled_dot_product_attention
@@ -56,6 +59,23 @@ def test_attention_within_trees_equals_one_mask_over_all_trees(monkeypatch: pyte
     found, _ = attend_within_trees(Layer(), query, key, value, tree_masks(), tree_lengths=LENGTHS)
     torch.testing.assert_close(found, expected, atol=1e-14, rtol=1e-14)
     assert widths == list(LENGTHS)
+
+
+def test_gradients_in_bfloat16_are_as_near_to_exact_as_torchs() -> None:
+    draw = torch.Generator().manual_seed(1)
+    exact = [states.requires_grad_() for states in states()]
+    weights = torch.randn((1, sum(LENGTHS), HEADS, SIZE), generator=draw, dtype=torch.float64)
+
+    def gradients(given: list[torch.Tensor], lengths: tuple[int, ...] | None) -> torch.Tensor:
+        mask = tree_masks() if lengths else whole_mask()[None, None]
+        found, _ = attend_within_trees(Layer(), *given, mask, tree_lengths=lengths, scaling=0.3)
+        parts = torch.autograd.grad((found.double() * weights).sum(), given)
+        return torch.cat([part.flatten().double() for part in parts])
+
+    expected = gradients(exact, LENGTHS)
+    rounded = [states.detach().bfloat16().requires_grad_() for states in exact]
+    errors = [float((gradients(rounded, of) - expected).norm() / expected.norm()) for of in (LENGTHS, None)]
+    assert errors[0] < 1.3 * errors[1] < 0.02
 
 
 def test_loaded_model_pads_and_samples_as_with_sdpa(tmp_path: Path) -> None:
