@@ -68,7 +68,8 @@ def test_gradients_in_bfloat16_are_as_near_to_exact_as_torchs() -> None:
 
     def gradients(given: list[torch.Tensor], lengths: tuple[int, ...] | None) -> torch.Tensor:
         mask = tree_masks() if lengths else whole_mask()[None, None]
-        found, _ = attend_within_trees(Layer(), *given, mask, tree_lengths=lengths, scaling=0.3)
+        query, key, value = given
+        found, _ = attend_within_trees(Layer(), query, key, value, mask, tree_lengths=lengths, scaling=0.3)
         parts = torch.autograd.grad((found.double() * weights).sum(), given)
         return torch.cat([part.flatten().double() for part in parts])
 
