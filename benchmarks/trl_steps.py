@@ -72,9 +72,7 @@ class StepSides:
         self._ours: LearnerSide = self._manager.LearnerSide(options, directory, engine)  # type: ignore[attr-defined]
         self._ours.prepare()
         # As a user of TRL has it: polyray's own loading would lend TRL its products of matrices.
-        self._model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=getattr(torch, options.dtype)
-        ).eval()
+        self._model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, options.dtype))
         self._forced = ForcedEnds(self._model.config.eos_token_id)
         self._started = self._aside_s = 0.0
         self.our_seconds: dict[str, list[float]] = {}

@@ -43,11 +43,11 @@ CPU_ENVIRONMENT = {
     "GOMP_SPINCOUNT": "1000",
 }
 """Variables of processes that compute on a CPU: freed memory stays with the process, in pages of 2 MiB, and threads
-that wait soon leave their core to others.
+that wait do not keep a core from others.
 
 By default OpenMP's threads spin for milliseconds where they wait for each other. One other busy process on two cores
-then makes products of matrices 10 times slower. 1,000 turns take some microseconds: threads rarely sleep between two
-operators, and lose little beyond the core that another process takes.
+then makes products of matrices 10 times slower. After 1,000 turns a thread sleeps: that rarely happens between two
+operators, and costs little beyond the core that another process takes.
 
 By default glibc gives every large tensor back to the kernel, which clears its pages anew for the next one: a step of
 SmolLM2-135M then has 130,000 page faults, with these hardly any. Processes with a GPU keep the default: their host

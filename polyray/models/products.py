@@ -41,7 +41,8 @@ def _is_for_onednn(x: Tensor) -> bool:
 
 
 def _forward(layer: torch.nn.Linear, x: Tensor) -> Tensor:
-    if layer.weight.requires_grad or not _is_for_onednn(x):
+    is_trained = layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad)
+    if is_trained or not _is_for_onednn(x):
         return functional.linear(x, layer.weight, layer.bias)
     return _FrozenProduct.apply(x, layer.weight, layer.bias)
 

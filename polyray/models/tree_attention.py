@@ -47,7 +47,7 @@ def attend_within_trees(
         mask[None, :, :length, :length] for mask, length in zip(attention_mask, tree_lengths, strict=True)
     ]
     parts = zip(*(states.split(tree_lengths, dim=2) for states in (query, key, value)), masks, strict=True)
-    if query.dtype == torch.bfloat16 and query.device.type == "cpu":
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu" and not others.get("dropout"):
         trees = [_CpuAttention.apply(*part, others["scaling"]) for part in parts]
     else:
         trees = [sdpa_attention_forward(module, *part, **others)[0] for part in parts]
