@@ -55,7 +55,7 @@ def attend_within_trees(
 
 
 class _CpuAttention(torch.autograd.Function):
-    """Torch's attention of a tree, with a backward pass whose scores and sums are float32, as in its kernels."""
+    """torch's attention within one tree. Scores and shares are float32 in the backward pass, as in its kernels."""
 
     @staticmethod
     def forward(
@@ -74,7 +74,10 @@ class _CpuAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        """With S = scale Q K^T, P = softmax(S) and O = P V: dV = P^T dO, dS = P (dO V^T - sum(dO O)), and so on."""
+        """dV = P^T dO, dS = P (dO V^T - sum(dO O)), dQ = scale dS K and dK = scale dS^T Q.
+
+        P = softmax(scale Q K^T) is computed again, and O = P V is kept.
+        """
         query, key, value, mask, output = ctx.saved_tensors
         (_, heads, width, size), groups = query.shape, key.shape[1]
         gradient = gradient.transpose(1, 2)
