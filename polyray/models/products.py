@@ -30,7 +30,7 @@ def added_product(to: Tensor, x: Tensor, weight: Tensor, scale: float) -> Tensor
 
 
 def use_onednn(model: torch.nn.Module) -> None:
-    """Replace the product of the model's linear layers. Layers in 4 bits keep theirs, as do layers that are trained."""
+    """Replace the product of the linear layers. Layers in 4 bits and layers that are trained keep theirs."""
     for layer in model.modules():
         if type(layer) is torch.nn.Linear:
             layer.forward = MethodType(_forward, layer)
